@@ -1,0 +1,19 @@
+"""How every command of the toolbox ends: one clear line and an exit status."""
+
+import sys
+from collections.abc import Callable
+
+from eqmambair.errors import UserError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Call ``main(argv)`` and leave the process with its status: 2 and one line on a ``UserError``, 130 on Ctrl-C."""
+    try:
+        status = main(sys.argv[1:]) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
