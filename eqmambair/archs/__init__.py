@@ -1,0 +1,50 @@
+"""Whole networks, one system a file, registered in basicsr's ARCH_REGISTRY."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from eqmambair.archs.eq_mambair_arch import EQMambaIR
+from eqmambair.archs.mambair_arch import MambaIR
+from eqmambair.archs.mambair_unet_arch import MambaIRUNet
+from eqmambair.errors import UserError
+
+__all__ = ["EQMambaIR", "MambaIR", "MambaIRUNet", "build_network"]
+
+
+def build_network(opt: Mapping[str, Any]) -> nn.Module:
+    """Build a registered network from the `network_g` part of an option file.
+
+    Args:
+        opt: ``type`` is the class name; the rest are its keyword arguments, under the names of the official option files.
+
+    Returns:
+        The network, freshly initialised, in training mode.
+
+    Raises:
+        UserError: if the type or a keyword is unknown, or the values do not make a network; the message names the nearest right word.
+    """
+    options = dict(opt)
+    name = options.pop("type", None)
+    if name not in ARCH_REGISTRY:
+        raise UserError(f"network type {name!r} is not registered{nearest(str(name), ARCH_REGISTRY.keys())}")
+    architecture = ARCH_REGISTRY.get(name)
+    parameters = inspect.signature(architecture).parameters
+    if all(parameter.kind != inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in options:
+            if key not in parameters:
+                raise UserError(f"{name} takes no argument {key!r}{nearest(key, parameters)}")
+    try:
+        return architecture(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def nearest(word: str, words: Any) -> str:
+    """``; did you mean 'x'?`` for the closest of `words`, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,136 @@
+"""State dicts on disk: .pth, .pt and .safetensors, read without running code."""
+
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqmambair.errors import UserError
+
+#: Where published files keep the state dict, best first.
+PARAM_KEYS = ("params_ema", "params", "model", "state_dict")
+
+#: What wrappers put in front of every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Read a state dict, and the options of its network where the file holds them.
+
+    Args:
+        path: a .safetensors, .pth or .pt file.
+        param_key: the entry to take from a nested file; None takes the first of params_ema, params, model, state_dict, or the file itself.
+
+    Returns:
+        The state dict, and the ``network_g`` options or None.
+
+    Raises:
+        UserError: if the file is missing, broken, holds anything but tensors, or lacks `param_key`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, param_key)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason}); save the state dict alone") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a weight file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    network = content.get("network_g")
+    return unwrap(content, str(path), param_key), dict(network) if isinstance(network, Mapping) else None
+
+
+def _read_safetensors(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    if param_key is not None:
+        raise UserError(f"{path}: a safetensors file has no entry {param_key!r}, it is one state dict; leave the parameter key out")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error})") from error
+    try:
+        network = json.loads(metadata["network_g"]) if "network_g" in metadata else None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its network_g metadata is no JSON ({error})") from error
+    return unwrap(state, str(path)), network
+
+
+def unwrap(content: Mapping[str, Any], source: str, param_key: str | None = None) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without the prefixes of DataParallel and torch.compile.
+
+    Args:
+        content: a state dict, or a dictionary that holds one.
+        source: where it came from, for messages.
+        param_key: see `read_state`.
+
+    Raises:
+        UserError: if `param_key` is missing, or something in the state dict is no tensor.
+    """
+    if param_key is not None:
+        if not isinstance(content.get(param_key), Mapping):
+            raise UserError(f"{source}: has no entry {param_key!r}; it holds {', '.join(map(str, list(content)[:6]))}")
+        content = content[param_key]
+    else:
+        content = next((content[key] for key in PARAM_KEYS if isinstance(content.get(key), Mapping)), content)
+    state = {}
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{source}: entry {key!r} is a {type(value).__name__}, not a tensor")
+        stripped = str(key)
+        while stripped.startswith(_WRAPPERS):
+            stripped = stripped.split(".", 1)[1]
+        state[stripped] = value
+    return state
+
+
+def save_weights(
+    path: str | Path, state: Mapping[str, Tensor], network: Mapping[str, Any] | None = None, param_key: str = "params"
+) -> None:
+    """Write a state dict, and the options of its network, so that either the whole file is there or the old one.
+
+    Args:
+        path: ends in .safetensors, .pth or .pt.
+        state: what to write.
+        network: the ``network_g`` options; stored beside the tensors, so that the file can be used alone.
+        param_key: entry of a .pth file that holds the state dict.
+
+    Raises:
+        UserError: if the folder is missing or the ending unknown.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"{path}: weights are written as .safetensors, .pth or .pt")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder for {path.name}")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(tensors, temporary, metadata={"format": "pt"} | ({"network_g": json.dumps(network)} if network else {}))
+        else:
+            torch.save({param_key: tensors} | ({"network_g": dict(network)} if network else {}), temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

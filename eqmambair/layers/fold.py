@@ -1,0 +1,33 @@
+"""Turn a trained equivariant network into an ordinary one with the same output."""
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fold(network: Network) -> Network:
+    """A copy of `network` in which every equivariant layer is the plain convolution, linear layer or norm that it amounts to.
+
+    The copy computes the same output (up to rounding) with no group code left; it is for inference and export, and its keys are no longer those
+    of a checkpoint. A network without equivariant layers comes back as a plain copy.
+
+    Args:
+        network: any module; left as it is.
+
+    Returns:
+        The folded copy, in evaluation mode.
+    """
+    folded = copy.deepcopy(network).eval()
+    _fold_children(folded)
+    return folded
+
+
+def _fold_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if hasattr(child, "fold"):
+            setattr(module, name, child.fold())
+        else:
+            _fold_children(child)

@@ -1,0 +1,64 @@
+"""Linear layers that commute with a group, applied to each pixel by itself."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eqmambair.groups import Group
+
+
+class GroupLinear(nn.Module):
+    """Mix fields and orientations of a pixel: ``y_t = sum_s W[t^-1 s] x_s + b``. Commutes with the group; block-circulant for C4.
+
+    Args:
+        group: what to commute with.
+        in_fields, out_fields: fields before and after; channels are ``group.order`` times as many, orientation slowest.
+        bias: whether each output field has a bias.
+
+    Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), the equivariant linear layer.
+    """
+
+    relative: Tensor
+
+    def __init__(self, group: Group, in_fields: int, out_fields: int, bias: bool = True) -> None:
+        super().__init__()
+        self.group = group
+        self.weight = nn.Parameter(torch.empty(out_fields, in_fields, group.order))
+        self.bias = nn.Parameter(torch.empty(out_fields)) if bias else None
+        self.register_buffer("relative", torch.tensor(group.relative), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias from U(-1/sqrt(c_in), 1/sqrt(c_in)), c_in counting all orientations."""
+        bound = 1 / math.sqrt(self.weight.shape[1] * self.group.order)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def plain_weight(self) -> Tensor:
+        """The matrix of the ordinary linear layer, (t*m, s*n)."""
+        gathered = self.weight[:, :, self.relative]  # (m, n, t, s)
+        m, n, t, s = gathered.shape
+        return gathered.permute(2, 0, 3, 1).reshape(t * m, s * n)
+
+    def plain_bias(self) -> Tensor | None:
+        """The bias of the ordinary linear layer, (t*m)."""
+        return None if self.bias is None else self.bias.repeat(self.group.order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., t*n) -> (..., t*m)."""
+        return F.linear(x, self.plain_weight(), self.plain_bias())
+
+    def fold(self) -> nn.Linear:
+        """The ordinary linear layer with the same output."""
+        weight, bias = self.plain_weight().detach(), self.plain_bias()
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype)
+        linear.weight = nn.Parameter(weight.contiguous())
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.detach().clone())
+        return linear
+
+    def extra_repr(self) -> str:
+        return f"group={self.group.name}, weight={tuple(self.weight.shape)}, bias={self.bias is not None}"

@@ -1,0 +1,89 @@
+"""Layer norms and learned scales over the channels of a pixel, plain and per field."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eqmambair.groups import Group
+from eqmambair.layers.views import channels_first_axis, channels_last_axis
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Normalise the channels of every pixel, in place of nn.LayerNorm on a transposed copy; (b, c, h, w) in channels_last memory."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first_axis(super().forward(channels_last_axis(x)))
+
+
+class FieldLayerNorm(nn.Module):
+    """Normalise the last axis over all fields and orientations; gain and shift are per field. Commutes with the group.
+
+    Args:
+        group: what to commute with.
+        fields: fields of the feature map.
+        eps: added to the variance.
+
+    Input and output are (..., t*c), orientation slowest.
+    """
+
+    def __init__(self, group: Group, fields: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.group, self.eps = group, eps
+        self.weight = nn.Parameter(torch.ones(fields))
+        self.bias = nn.Parameter(torch.zeros(fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.group.order
+        return F.layer_norm(x, x.shape[-1:], self.weight.repeat(t), self.bias.repeat(t), self.eps)
+
+    def _folded(self, norm: nn.LayerNorm) -> nn.LayerNorm:
+        t = self.group.order
+        norm.weight = nn.Parameter(self.weight.detach().repeat(t))
+        norm.bias = nn.Parameter(self.bias.detach().repeat(t))
+        return norm
+
+    def fold(self) -> nn.LayerNorm:
+        """The ordinary layer norm with the same output."""
+        return self._folded(nn.LayerNorm(self.group.order * self.weight.numel(), eps=self.eps))
+
+
+class FieldLayerNorm2d(FieldLayerNorm):
+    """`FieldLayerNorm` on pixels: (b, t*c, h, w) in channels_last memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_first_axis(super().forward(channels_last_axis(x)))
+
+    def fold(self) -> ChannelLayerNorm:
+        return self._folded(ChannelLayerNorm(self.group.order * self.weight.numel(), eps=self.eps))  # type: ignore[return-value]
+
+
+class ChannelScale(nn.Module):
+    """Multiply every channel of (b, c, h, w) by a learned factor, 1 at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.view(-1, 1, 1)
+
+
+class FieldScale(nn.Module):
+    """Multiply every field of (b, t*c, h, w) by a learned factor, 1 at first, shared by the orientations. Commutes with the group."""
+
+    def __init__(self, group: Group, fields: int) -> None:
+        super().__init__()
+        self.group = group
+        self.weight = nn.Parameter(torch.ones(fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.repeat(self.group.order).view(-1, 1, 1)
+
+    def fold(self) -> ChannelScale:
+        """The ordinary per-channel scale with the same output."""
+        scale = ChannelScale(self.group.order * self.weight.numel())
+        scale.weight = nn.Parameter(self.weight.detach().repeat(self.group.order))
+        return scale

@@ -1,0 +1,138 @@
+"""Selective scans over pixels: every token reads what its paths have seen before it.
+
+Both units look at the map along several paths (`order`, data that the network makes once for all its blocks) and call the one scan operator;
+they differ in who owns a path. Feature maps are (b, c, h, w) in channels_last memory.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eqmambair.groups import Group
+from eqmambair.layers.convolution import DepthwiseGroupConv2d
+from eqmambair.layers.linear import GroupLinear
+from eqmambair.layers.norm import FieldLayerNorm
+from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly, positive_width
+from eqmambair.ops import selective_scan
+
+
+def step_rank(embed_dim: int) -> int:
+    """Width of the low-rank path to the steps: ceil(embed_dim / 16)."""
+    return math.ceil(embed_dim / 16)
+
+
+def scan_width(expansion: float, embed_dim: int) -> int:
+    """Width of the scan, int(expansion * embed_dim); the product is a float, and the published networks round it down."""
+    return positive_width(int(expansion * embed_dim), name="the scan", rule=f"int({expansion} * {embed_dim})")
+
+
+def initial_A_log(channels: int, states: int) -> Tensor:
+    """log(1), ..., log(N) for every channel, (d, n): the S4D-real initialisation of Mamba (arXiv 2312.00752, section 3.6)."""
+    return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(channels, 1)
+
+
+def initial_delta_bias(*shape: int, step_min: float = 1e-3, step_max: float = 0.1, floor: float = 1e-4) -> Tensor:
+    """Biases whose softplus is log-uniform in [step_min, step_max], never below `floor` (Mamba, section 3.6)."""
+    step = torch.exp(torch.rand(shape) * math.log(step_max / step_min) + math.log(step_min)).clamp(min=floor)
+    return step + torch.log(-torch.expm1(-step))
+
+
+class CrossScan2d(nn.Module):
+    """The 2-D scan unit of MambaIR: four paths with parameters of their own read the same features, and their results are added.
+
+    Args:
+        channels: width of the map.
+        states: state size N of the recurrence.
+        expansion: width of the scan as a multiple of `channels`, rounded down.
+
+    Source: MambaIR (arXiv 2402.15648), section 3.3, equations 7-9; VMamba (arXiv 2401.10166), SS2D.
+    """
+
+    paths = 4
+
+    def __init__(self, channels: int, states: int = 16, expansion: float = 2.0) -> None:
+        super().__init__()
+        width, rank, k = scan_width(expansion, channels), step_rank(channels), self.paths
+        self.states, self.rank = states, rank
+        self.in_proj = nn.Linear(channels, width, bias=False)
+        self.gate_proj = nn.Linear(channels, width, bias=False)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.x_proj = nn.Linear(width, k * (rank + 2 * states), bias=False)
+        self.dt_proj = nn.Parameter(torch.empty(k, width, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        self.delta_bias = nn.Parameter(initial_delta_bias(k, width))
+        self.A_log = nn.Parameter(initial_A_log(width, states).repeat(k, 1, 1))
+        self.D = nn.Parameter(torch.ones(k, width))
+        self.out_norm = nn.LayerNorm(width)
+        self.out_proj = nn.Linear(width, channels, bias=False)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """(b, c, h, w), order (4, h*w) -> (b, c, h, w)."""
+        pixels = channels_last_axis(x)
+        features = channels_last_axis(F.silu(self.conv(channels_first_axis(self.in_proj(pixels)))))
+        u = features.flatten(1, 2)  # (b, l, d)
+        mixed = self.x_proj(u).unflatten(-1, (self.paths, -1))
+        low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
+        delta = torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj)
+        y = selective_scan(u.unsqueeze(2), delta, -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
+        y = self.out_norm(y.sum(2).unflatten(1, features.shape[1:3]))
+        return channels_first_axis(self.out_proj(y * F.silu(self.gate_proj(pixels))))
+
+
+class GroupScan2d(nn.Module):
+    """The equivariant scan unit of EQ-MambaIR: every orientation has one path, and all share one set of parameters. Commutes with the group.
+
+    The depthwise convolution widens the map by the group's order, so the scan runs over as many channels in all as in `CrossScan2d`. Nothing is
+    summed over the paths; the linear layer behind the norm mixes the orientations.
+
+    Args:
+        group: what to commute with; `order` must come from its `scan_order`.
+        fields: fields of the map.
+        states: state size N of the recurrence.
+        expansion: scan fields as a multiple of the map's channels (not fields), rounded down.
+        init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and counts one field in the depthwise fan-in; ``published``
+            repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2) and all fields count.
+
+    Raises:
+        ValueError: if the scan width is no multiple of the group's order.
+
+    Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), EQ cross-scan and group Mamba block.
+    """
+
+    def __init__(self, group: Group, fields: int, states: int = 16, expansion: float = 2.0, init: str = "mamba") -> None:
+        super().__init__()
+        channels = group.order * fields
+        width = scan_width(expansion, channels)
+        inner = divide_exactly(width, by=group.order, name=f"the scan's width int({expansion} * {channels})")
+        rank = step_rank(channels)
+        self.orientations, self.states, self.rank = group.order, states, rank
+        self.in_proj = GroupLinear(group, fields, inner, bias=False)
+        self.gate_proj = GroupLinear(group, fields, inner, bias=False)
+        self.conv = DepthwiseGroupConv2d(group, inner, width, fan_in=width if init == "published" else 1)
+        self.x_proj = GroupLinear(group, width, rank + 2 * states, bias=False)
+        self.dt_proj = GroupLinear(group, rank, width, bias=False)
+        low = rank**-0.5 if init == "published" else -(rank**-0.5)
+        nn.init.uniform_(self.dt_proj.weight, low, rank**-0.5)
+        self.delta_bias = nn.Parameter(initial_delta_bias(width))
+        self.A_log = nn.Parameter(initial_A_log(width, states))
+        self.D = nn.Parameter(torch.ones(width))
+        self.out_norm = FieldLayerNorm(group, width)
+        self.mix_proj = GroupLinear(group, width, inner, bias=False)
+        self.out_proj = GroupLinear(group, inner, fields, bias=False)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """(b, t*c, h, w), order (t, h*w) -> (b, t*c, h, w)."""
+        t = self.orientations
+        pixels = channels_last_axis(x)
+        features = channels_last_axis(F.silu(self.conv(channels_first_axis(self.in_proj(pixels)))))
+        u = features.flatten(1, 2)  # (b, l, t*d)
+        mixed = self.x_proj(u).unflatten(-1, (t, -1))
+        low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
+        delta = self.dt_proj(low_rank.flatten(2))
+        y = selective_scan(
+            u.unflatten(-1, (t, -1)), delta.unflatten(-1, (t, -1)), (-self.A_log.exp()).expand(t, -1, -1), B, C,
+            self.D.expand(t, -1), self.delta_bias.expand(t, -1), order,
+        )  # fmt: skip
+        y = self.mix_proj(self.out_norm(y.flatten(2).unflatten(1, features.shape[1:3])))
+        return channels_first_axis(self.out_proj(y * F.silu(self.gate_proj(pixels))))
