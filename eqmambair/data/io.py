@@ -13,6 +13,7 @@ import io
 import os
 import struct
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from eqmambair.errors import UserError
 
-Image = NDArray[np.uint8] | NDArray[np.uint16]
+Image: TypeAlias = NDArray[Any]  # (h, w, c), uint8 or uint16
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 SIXTEEN_BIT_EXTENSIONS = (".png", ".tif", ".tiff")
@@ -66,7 +67,8 @@ def decode_image(data: bytes, name: str) -> Image:
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
     """Write (h, w), (h, w, 1), (h, w, 3) RGB or (h, w, 4) RGBA, uint8 or uint16; the extension tells the format.
 
-    The file appears whole or not at all. JPEG is written with quality 95, WebP without loss (a gray WebP has three equal channels).
+    The file appears whole or not at all. JPEG is written with quality 95, WebP without loss (but a gray
+    WebP has three equal channels, and the colour of wholly transparent pixels is not kept).
 
     Raises:
         UserError: unknown extension, a depth or alpha that the format cannot hold, or the file cannot be written.
@@ -87,8 +89,7 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
     if channels == 4 and extension in (".tif", ".tiff"):
         data = _encode_rgba_tiff(image)
     else:
-        order = {1: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-        planes = image if channels == 1 else np.ascontiguousarray(image[:, :, order])
+        planes = image if channels == 1 else np.ascontiguousarray(image[:, :, [2, 1, 0, 3][:channels]])
         try:
             written, buffer = cv2.imencode(extension, planes, _ENCODER_OPTIONS.get(extension, []))
         except cv2.error as error:
