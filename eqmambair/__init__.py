@@ -12,6 +12,7 @@ from eqmambair import data, losses, metrics, models  # noqa: E402, F401 (importe
 from eqmambair.archs import build_network  # noqa: E402
 from eqmambair.checkpoints import load_weights  # noqa: E402
 from eqmambair.errors import UserError  # noqa: E402
+from eqmambair.layers.fold import fold  # noqa: E402
 from eqmambair.version import __version__  # noqa: E402
 
-__all__ = ["UserError", "__version__", "build_network", "load_weights"]
+__all__ = ["UserError", "__version__", "build_network", "fold", "load_weights"]

@@ -110,7 +110,7 @@ class Group:
         """The scan path of every orientation: path t is the row-major walk over the map turned back by t.
 
         With these paths the sequence of orientation ``g t`` of a transformed map is the sequence of orientation ``t`` of the map, so scans
-        with shared parameters commute with the group. Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), EQ cross-scan.
+        with shared parameters commute with the group. Source: arXiv 2603.09138, EQ cross-scan.
 
         Args:
             height, width: size of the pixel grid.

@@ -1,7 +1,7 @@
 """EQ-MambaIR: image restoration that commutes with quarter turns.
 
-Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138). The network is MambaIR's skeleton built from equivariant layers, so the
-guarantee holds layer by layer, for every size and every value of the parameters: f(g x) = g f(x).
+Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138). The network is MambaIR's skeleton built from equivariant
+layers, so the guarantee holds layer by layer, for every size and every value of the parameters: f(g x) = g f(x).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ class EQMambaIR(StateSpaceRestorer):
         mlp_ratio: fields of the scan as a multiple of `embed_dim`, rounded down; the result must be a multiple of the group's order.
         drop_rate: must be 0.
         drop_path_rate: drop rate of the last block's scan branch in training; earlier blocks have less, linearly.
-        drop_form: ``sample`` drops the whole branch of a sample; ``element`` single entries, symmetric under the group, as the published code does.
+        drop_form: ``sample`` drops the whole branch of a sample; ``element`` single entries, symmetric under the group, as the published
+            code does.
         patch_norm: whether a layer norm stands before the first group of blocks.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations.
         upscale: output pixels per input pixel and side: 2, 3, 4 (8 with `pixelshuffle`); 1 without upsampler. None: 2, or 1.

@@ -34,8 +34,13 @@ def attention_branch(kit: LayerKit, width: int, embed_dim: int, light: bool) -> 
     if light:
         hidden = positive_width(width // 2, name="the attention branch", rule="half the map's width")
         return nn.Sequential(
-            kit.pointwise(width, hidden), kit.depthwise(hidden), nn.GELU(), kit.pointwise(hidden, width), kit.depthwise(width, dilation=2), attention
-        )  # fmt: skip
+            kit.pointwise(width, hidden),
+            kit.depthwise(hidden),
+            nn.GELU(),
+            kit.pointwise(hidden, width),
+            kit.depthwise(width, dilation=2),
+            attention,
+        )
     hidden = positive_width(width // 3, name="the attention branch", rule="a third of the map's width")
     return nn.Sequential(kit.conv(width, hidden), nn.GELU(), kit.conv(hidden, width), attention)
 
@@ -94,10 +99,8 @@ class ResidualGroup(nn.Module):
         """(b, c, h, w), order (g, h*w) -> (b, c, h, w)."""
         y = x
         for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                y = checkpoint(block, y, order, use_reentrant=False)
-            else:
-                y = block(y, order)
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            y = checkpoint(block, y, order, use_reentrant=False) if recompute else block(y, order)
         return self.conv(y) + x
 
 
@@ -141,9 +144,7 @@ class StateSpaceRestorer(nn.Module):
     ) -> None:
         super().__init__()
         if drop_rate:
-            raise ValueError(
-                f"drop_rate = {drop_rate}: every published network has 0 and no layer drops single positions; use drop_path_rate"
-            )
+            raise ValueError(f"drop_rate = {drop_rate}: must be 0, no layer drops single positions; use drop_path_rate")
         if upsampler not in ("pixelshuffle", "pixelshuffledirect", ""):
             raise ValueError(f"upsampler: {upsampler!r} is not known; choose 'pixelshuffle', 'pixelshuffledirect' or '' (no upsampling)")
         if not upsampler and upscale not in (None, 1):

@@ -2,6 +2,7 @@
 
 from eqmambair.checkpoints.files import read_state, save_weights
 from eqmambair.checkpoints.loading import LoadReport, infer_network, load_weights
+from eqmambair.checkpoints.network import load_network
 from eqmambair.checkpoints.official import to_official
 
-__all__ = ["LoadReport", "infer_network", "load_weights", "read_state", "save_weights", "to_official"]
+__all__ = ["LoadReport", "infer_network", "load_network", "load_weights", "read_state", "save_weights", "to_official"]

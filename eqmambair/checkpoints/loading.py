@@ -48,14 +48,21 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], strict: bool = True, param_key: str | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module,
+    weights: str | Path | Mapping[str, Any],
+    strict: bool = True,
+    param_key: str | None = None,
+    source: str = "state dict",
+) -> LoadReport:
     """Load ours or published weights into a network.
 
     Args:
         model: the network; it changes only if the load succeeds.
-        source: a .pth, .pt or .safetensors file, a state dict, or a dictionary that holds one (params_ema, params, model, state_dict).
+        weights: a .pth, .pt or .safetensors file, a state dict, or a dictionary that holds one (params_ema, params, model, state_dict).
         strict: whether every key must find its partner of the same shape. If not, what fits is loaded (fine-tuning from another scale).
-        param_key: the entry to take from a nested source; None takes the first known one.
+        param_key: the entry to take from a nested dictionary; None takes the first known one.
+        source: where a state dict came from, for messages.
 
     Returns:
         What was loaded and what was not.
@@ -63,10 +70,10 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], stric
     Raises:
         UserError: if the source cannot be read, or `strict` and the keys or shapes differ; all differences are named.
     """
-    if isinstance(source, Mapping):
-        name, state = "state dict", unwrap(source, "state dict", param_key)
+    if isinstance(weights, Mapping):
+        state = unwrap(weights, source, param_key)
     else:
-        name, state = str(source), read_state(source, param_key)[0]
+        source, state = str(weights), read_state(weights, param_key)[0]
     layout = find_layout(state)
     if layout is not None:
         state = from_official(state, layout)
@@ -74,7 +81,7 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], stric
     own = model.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
-        source=name,
+        source=source,
         layout=f"published {layout.system}" if layout else "ours",
         loaded=list(fitting),
         missing=[key for key in own if key not in state],

@@ -8,8 +8,8 @@ from eqmambair.layers.views import positive_width
 class ChannelAttention(nn.Module):
     """Scale every channel by what the means of all channels say: ``y = sigmoid(expand(relu(squeeze(mean(x))))) * x``.
 
-    Commutes with a group when its linear layers do. Source: RCAN (Zhang et al. 2018), section 3.3; the group form is the EQ-channel-attention
-    of arXiv 2603.09138.
+    Commutes with a group when its linear layers do. Source: RCAN (Zhang et al. 2018), section 3.3; the group form is the
+    EQ-channel-attention of arXiv 2603.09138.
 
     Args:
         squeeze, expand: linear layers from the channels to the hidden width and back.

@@ -11,8 +11,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def fold(network: Network) -> Network:
     """A copy of `network` in which every equivariant layer is the plain convolution, linear layer or norm that it amounts to.
 
-    The copy computes the same output (up to rounding) with no group code left; it is for inference and export, and its keys are no longer those
-    of a checkpoint. A network without equivariant layers comes back as a plain copy.
+    The copy computes the same output (up to rounding) with no group code left; it is for inference and export, and its keys are no
+    longer those of a checkpoint. A network without equivariant layers comes back as a plain copy.
 
     Args:
         network: any module; left as it is.

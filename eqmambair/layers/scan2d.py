@@ -1,7 +1,7 @@
 """Selective scans over pixels: every token reads what its paths have seen before it.
 
-Both units look at the map along several paths (`order`, data that the network makes once for all its blocks) and call the one scan operator;
-they differ in who owns a path. Feature maps are (b, c, h, w) in channels_last memory.
+Both units look at the map along several paths (`order`, data that the network makes once for all its blocks) and call the one scan
+operator; they differ in who owns a path. Feature maps are (b, c, h, w) in channels_last memory.
 """
 
 import math
@@ -81,18 +81,19 @@ class CrossScan2d(nn.Module):
 
 
 class GroupScan2d(nn.Module):
-    """The equivariant scan unit of EQ-MambaIR: every orientation has one path, and all share one set of parameters. Commutes with the group.
+    """The equivariant scan unit of EQ-MambaIR: every orientation has one path, and all share one set of parameters.
 
-    The depthwise convolution widens the map by the group's order, so the scan runs over as many channels in all as in `CrossScan2d`. Nothing is
-    summed over the paths; the linear layer behind the norm mixes the orientations.
+    Commutes with the group. The depthwise convolution widens the map by the group's order, so the scan runs over as many channels in all
+    as in `CrossScan2d`. Nothing is summed over the paths; the linear layer behind the norm mixes the orientations.
 
     Args:
         group: what to commute with; `order` must come from its `scan_order`.
         fields: fields of the map.
         states: state size N of the recurrence.
         expansion: scan fields as a multiple of the map's channels (not fields), rounded down.
-        init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and counts one field in the depthwise fan-in; ``published``
-            repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2) and all fields count.
+        init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and counts one field in the depthwise fan-in;
+            ``published`` repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2) and all
+            fields count.
 
     Raises:
         ValueError: if the scan width is no multiple of the group's order.

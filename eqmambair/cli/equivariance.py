@@ -1,0 +1,54 @@
+"""Measure how far a network is from commuting with turns and mirror images."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from eqmambair.analysis.equivariance import equivariance_error
+from eqmambair.cli._network import add_network_arguments, network_from
+from eqmambair.cli._run import run
+from eqmambair.cli._sizes import parse_size
+from eqmambair.data.io import read_image, to_float
+from eqmambair.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    """Print the error of every group element, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(prog="equivariance", description=__doc__)
+    add_network_arguments(parser)
+    parser.add_argument("--group", choices=["c2", "c4", "d4"], default="c4", help="what the network should commute with (default: c4)")
+    parser.add_argument("--input", metavar="IMAGE", help="picture to measure on; without it noise of every --size")
+    parser.add_argument("--size", metavar="HxW", type=parse_size, nargs="+", default=[(32, 32), (24, 40), (17, 23)], help="input sizes")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the weights if there are none (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args(argv)
+
+    torch.manual_seed(args.seed)
+    network, options = network_from(args, untrained=True)
+    network = network.to(args.device)
+    channels = network.in_chans
+    if args.input:
+        picture = torch.from_numpy(to_float(read_image(args.input))).permute(2, 0, 1)[None]
+        if picture.shape[1] != channels:
+            raise UserError(f"{args.input}: has {picture.shape[1]} channels, the network takes {channels}")
+        inputs = {args.input: picture}
+    else:
+        inputs = {f"noise {h}x{w}": torch.rand(1, channels, h, w) for h, w in args.size}
+
+    results = {}
+    print(f"{options['type']}, {'weights ' + args.weights if args.weights else 'untrained'}, group {args.group}")
+    print(f"{'input':<24} {'element':<16} {'NMSE':>10} {'max |diff|':>12}")
+    for name, x in inputs.items():
+        results[name] = equivariance_error(network, x.to(args.device), args.group)
+        for element, error in results[name]["elements"].items():
+            print(f"{name:<24} {element:<16} {error['nmse']:>10.2e} {error['max_abs']:>12.2e}")
+    if args.json:
+        Path(args.json).write_text(json.dumps({"network": options, "weights": args.weights, "inputs": results}, indent=2) + "\n")
+
+
+def cli() -> None:
+    """Entry of the command line."""
+    run(main)
