@@ -121,6 +121,11 @@ class PixelShuffleHead(nn.Module):
         return self.project(self.upsample(nn.functional.leaky_relu(self.before(x), 0.01)))
 
 
+def linear_rates(rate: float, blocks: int) -> list[float]:
+    """Drop rates that grow linearly from 0 at the first block to `rate` at the last."""
+    return [rate * j / max(blocks - 1, 1) for j in range(blocks)]
+
+
 class StateSpaceRestorer(nn.Module):
     """The skeleton of MambaIR and EQ-MambaIR; its subclasses document the arguments."""
 
@@ -157,7 +162,7 @@ class StateSpaceRestorer(nn.Module):
 
         width = divide_exactly(embed_dim, by=kit.order, name="embed_dim")
         light = upsampler == "pixelshuffledirect"
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = iter(linear_rates(drop_path_rate, sum(depths)))
         self.lift = kit.lift(in_chans, width)
         self.norm_in = kit.norm(width) if patch_norm else nn.Identity()
         self.groups = nn.ModuleList(

@@ -30,10 +30,14 @@ def _count(state: State, prefix: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _expansion(width: int, channels: int) -> float:
-    """The ratio r that int(r * channels) turns into `width`."""
-    exact = width / channels
-    return exact if int(exact * channels) == width else (width + 0.5) / channels
+def _expansion(*widths: tuple[int, int]) -> float:
+    """The shortest decimal r with int(r * channels) == width for every pair (width, channels)."""
+    lowest = max(width / channels for width, channels in widths)
+    for digits in range(10):
+        ratio = math.ceil(lowest * 10**digits) / 10**digits
+        if all(int(ratio * channels) == width for width, channels in widths):
+            return ratio
+    raise UserError(f"no ratio turns the widths {[c for _, c in widths]} into scans of {[w for w, _ in widths]} channels")
 
 
 def _mambair(state: State) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def _mambair(state: State) -> dict[str, Any]:
         "embed_dim": embed_dim,
         "depths": [_count(state, f"groups.{g}.blocks.") for g in range(_count(state, "groups."))],
         "d_state": A_log.shape[-1],
-        "mlp_ratio": _expansion(A_log.shape[-2], embed_dim),
+        "mlp_ratio": _expansion((A_log.shape[-2], embed_dim)),
         "patch_norm": "norm_in.weight" in state,
         "resi_connection": "1conv" if "conv_after.weight" in state else "3conv",
     }
@@ -68,7 +72,7 @@ def _mambair(state: State) -> dict[str, Any]:
 
 
 def _mambair_unet(state: State) -> dict[str, Any]:
-    A_log = state["encoder.0.0.scan.A_log"]
+    A_logs = [state[f"encoder.{level}.0.scan.A_log"] for level in range(4)]
     dim = state["lift.weight"].shape[0]
     return {
         "type": "MambaIRUNet",
@@ -77,8 +81,8 @@ def _mambair_unet(state: State) -> dict[str, Any]:
         "dim": dim,
         "num_blocks": [_count(state, f"encoder.{level}.") for level in range(4)],
         "num_refinement_blocks": _count(state, "refinement."),
-        "mlp_ratio": _expansion(A_log.shape[-2], dim),
-        "d_state": A_log.shape[-1],
+        "mlp_ratio": _expansion(*((A_log.shape[-2], dim << level) for level, A_log in enumerate(A_logs))),
+        "d_state": A_logs[0].shape[-1],
         "bias": "lift.bias" in state,
         "dual_pixel_task": "skip.weight" in state,
     }
