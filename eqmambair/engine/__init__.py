@@ -1,0 +1,1 @@
+"""Training that loses nothing: options, the loop, checkpoints, several processes, logs; for every task alike."""

@@ -1,0 +1,258 @@
+"""Pairs of a degraded picture and the truth, from folders or LMDBs; found under basicsr's names for them in option files."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from basicsr.utils.color_util import rgb2ycbcr
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from eqmambair.data import transforms
+from eqmambair.data.io import decode_image
+from eqmambair.data.stores import ImageStore, open_store, read_meta_info
+from eqmambair.data.transforms import Pixels
+from eqmambair.errors import UserError
+
+CheckLevel = Literal["full", "header", "lazy"]
+
+
+class IOBackend(TypedDict):
+    """Form of the data: files in folders, or LMDBs."""
+
+    type: Literal["disk", "lmdb"]
+
+
+@DATASET_REGISTRY.register(suffix="eqmambair")
+class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Degraded pictures and their truths, matched by name.
+
+    A sample holds ``lq`` and ``gt``, float32 RGB in [0, 1] (c, h, w), and their names; in training a random crop, flipped and transposed.
+
+    Args:
+        dataroot_gt: folder or LMDB of the truths; absent: pictures without truth (no reference metrics).
+        dataroot_lq: folder or LMDB of the degraded pictures; absent: MATLAB's bicubic of the truth (scale 1: the truth).
+        meta_info_file: list of the truths to use, one name a line; all of the folder if absent.
+        filename_tmpl: name of the degraded picture, ``{}`` standing for the truth's name without extension.
+        io_backend: ``{type: disk}`` or ``{type: lmdb}``; by the names of the folders if absent.
+        gt_size: side of the crops in training, output pixels.
+        use_hflip: mirror in training with probability one half.
+        use_rot: flip upside down and transpose in training, each with probability one half.
+        noise_sigma: standard deviation of Gaussian noise added to the degraded picture, in 8-bit steps.
+        color: channels that the network sees: RGB, the luma of YCbCr, or gray.
+        mean: subtracted per channel.
+        std: divided by per channel.
+        alpha: what to do with pictures that are partly transparent: refuse them, or drop the channel.
+        task: in published files; has no effect.
+        phase: train, val or test.
+        scale: output pixels per input pixel and side.
+        root: folder that relative paths start from.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | None = None,
+        dataroot_lq: str | None = None,
+        meta_info_file: str | None = None,
+        filename_tmpl: str = "{}",
+        io_backend: IOBackend | None = None,
+        gt_size: int | None = None,
+        use_hflip: bool = False,
+        use_rot: bool = False,
+        noise_sigma: float = 0.0,
+        color: Literal["rgb", "y", "gray"] = "rgb",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        alpha: Literal["error", "drop"] = "error",
+        task: str | None = None,
+        phase: Literal["train", "val", "test"] = "train",
+        scale: int = 1,
+        root: Path | None = None,
+    ) -> None:
+        if dataroot_gt is None and dataroot_lq is None:
+            raise UserError("a data set needs dataroot_gt, dataroot_lq or both")
+        if filename_tmpl.count("{}") != 1:
+            raise UserError(f"filename_tmpl must contain {{}} once, found {filename_tmpl!r}")
+        root = root or Path.cwd()
+        kind = io_backend["type"] if io_backend else None
+        self.gt = _store(root, dataroot_gt, "dataroot_gt", kind)
+        self.lq = _store(root, dataroot_lq, "dataroot_lq", kind)
+        self.scale, self.phase, self.gt_size = scale, phase, gt_size
+        self.use_hflip, self.use_rot, self.noise_sigma = use_hflip, use_rot, noise_sigma
+        self.color, self.alpha = color, alpha
+        self.mean, self.std = _per_channel(mean, "mean"), _per_channel(std, "std")
+        store = self.gt or self.lq
+        assert store is not None
+        if meta_info_file is not None:
+            listed = read_meta_info(_absolute(root, meta_info_file))
+            self.keys = [name.rsplit(".", 1)[0] if "." in name.rsplit("/", 1)[-1] else name for name in listed]
+            if not self.keys:
+                raise UserError(f"{meta_info_file}: names no images")
+        else:
+            self.keys = store.keys()
+        folder_and_name = [key.rpartition("/") for key in self.keys]
+        self.lq_keys = [f"{folder}{slash}{filename_tmpl.replace('{}', name)}" for folder, slash, name in folder_and_name]
+        if self.gt is None:
+            self.lq_keys = self.keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def describe(self, index: int) -> str:
+        """What messages call the sample."""
+        return self.gt.describe(self.keys[index]) if self.gt else self._lq_store().describe(self.lq_keys[index])
+
+    def unpaired(self) -> list[str]:
+        """Degraded pictures that belong to no truth; not used."""
+        if self.gt is None or self.lq is None:
+            return []
+        wanted = set(self.lq_keys)
+        return [self.lq.describe(key) for key in self.lq.keys() if key not in wanted]  # noqa: SIM118 (no mapping)
+
+    def inspect(self, index: int, level: CheckLevel) -> None:
+        """Raise ``UserError`` if the sample cannot be used: a missing partner always, unreadable or ill-sized files as the level asks."""
+        self._partners(index)
+        if level != "lazy":
+            gt, lq = self._pixels(index)
+            self._fit(gt, lq, index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self._partners(index)
+        gt, lq = self._fit(*self._pixels(index), index)
+        if self.phase == "train" and gt is not None and self.gt_size is not None:
+            gt, lq = self._crop(gt, lq, index)
+            gt, lq = transforms.flip_alike([gt, lq], self.use_hflip, self.use_rot)
+        elif lq is None and gt is not None:
+            lq = transforms.bicubic_smaller(gt, self.scale) if self.scale > 1 else gt
+        assert lq is not None
+        sample: dict[str, Any] = {"lq": self._tensor(lq), "lq_path": self.lq_keys[index]}
+        if self.noise_sigma:
+            noise = np.random.normal(0, self.noise_sigma / 255, tuple(sample["lq"].shape)).astype(np.float32)
+            sample["lq"] = sample["lq"] + torch.from_numpy(noise)
+        if gt is not None:
+            sample.update(gt=self._tensor(gt), gt_path=self.keys[index])
+        return sample
+
+    def _lq_store(self) -> ImageStore:
+        assert self.lq is not None
+        return self.lq
+
+    def _partners(self, index: int) -> None:
+        if self.gt is not None and self.keys[index] not in self.gt:
+            raise UserError(f"{self.gt.describe(self.keys[index])}: is listed, but is not there")
+        if self.lq is not None and self.lq_keys[index] not in self.lq:
+            raise UserError(f"{self.describe(index)}: has no partner {self.lq.describe(self.lq_keys[index])}")
+
+    def _pixels(self, index: int) -> tuple[Pixels | None, Pixels | None]:
+        gt = self._decode(self.gt, self.keys[index]) if self.gt else None
+        lq = self._decode(self.lq, self.lq_keys[index]) if self.lq else None
+        return gt, lq
+
+    def _decode(self, store: ImageStore, key: str) -> Pixels:
+        name = store.describe(key)
+        image = decode_image(store.read(key), name)
+        if image.shape[2] == 4:
+            if self.alpha == "error" and image[:, :, 3].min() < np.iinfo(image.dtype).max:
+                raise UserError(f"{name}: is partly transparent; give it a background, or set alpha: drop")
+            image = image[:, :, :3]
+        if image.shape[2] == 1 and self.color != "gray":
+            image = np.repeat(image, 3, axis=2)
+        return image
+
+    def _fit(self, gt: Pixels | None, lq: Pixels | None, index: int) -> tuple[Pixels | None, Pixels | None]:
+        """Check the sizes; for validation the truth is cropped to what the output will have."""
+        if gt is None:
+            return gt, lq
+        scale, name = self.scale, self.describe(index)
+        if lq is None:
+            gt = gt[: gt.shape[0] // scale * scale, : gt.shape[1] // scale * scale]
+        elif self.phase == "train" and gt.shape[:2] != (lq.shape[0] * scale, lq.shape[1] * scale):
+            raise UserError(f"{name}: {_size(gt)} is not {scale} times {_size(lq)} of {self._lq_store().describe(self.lq_keys[index])}")
+        elif self.phase != "train":
+            target = (lq.shape[0] * scale, lq.shape[1] * scale)
+            if not (0 <= gt.shape[0] - target[0] < scale and 0 <= gt.shape[1] - target[1] < scale):
+                raise UserError(
+                    f"{name}: {_size(gt)} does not go with {_size(lq)} of {self._lq_store().describe(self.lq_keys[index])} at scale {scale}"
+                )
+            gt = gt[: target[0], : target[1]]
+        if min(gt.shape[:2]) < (self.gt_size or 1) and self.phase == "train":
+            raise UserError(f"{name}: {_size(gt)} is smaller than the crops (gt_size {self.gt_size})")
+        if 0 in gt.shape:
+            raise UserError(f"{name}: is smaller than the scale {scale}")
+        return gt, lq
+
+    def _crop(self, gt: Pixels, lq: Pixels | None, index: int) -> tuple[Pixels, Pixels]:
+        assert self.gt_size is not None
+        if lq is None and self.scale > 1:
+            return transforms.crop_and_shrink(gt, self.gt_size, self.scale)
+        return transforms.crop_pair(gt, gt if lq is None else lq, self.gt_size, self.scale, self.describe(index))
+
+    def _tensor(self, image: Pixels) -> torch.Tensor:
+        tensor = transforms.to_tensor(image)
+        if self.color == "y" and tensor.shape[0] == 3:
+            tensor = torch.from_numpy(rgb2ycbcr(tensor.numpy().transpose(1, 2, 0), y_only=True).astype(np.float32))[None]
+        elif self.color == "gray" and tensor.shape[0] == 3:
+            tensor = (tensor * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+        if self.mean is not None:
+            tensor = tensor - self.mean
+        return tensor / self.std if self.std is not None else tensor
+
+
+@DATASET_REGISTRY.register(suffix="eqmambair")
+class SingleImageDataset(PairedImageDataset):
+    """Degraded pictures without truth, for testing: nothing is measured.
+
+    Args:
+        dataroot_lq: folder or LMDB.
+        meta_info_file: list of the pictures to use; all if absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_lq: str,
+        meta_info_file: str | None = None,
+        io_backend: IOBackend | None = None,
+        color: Literal["rgb", "y", "gray"] = "rgb",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        alpha: Literal["error", "drop"] = "error",
+        phase: Literal["train", "val", "test"] = "test",
+        scale: int = 1,
+        root: Path | None = None,
+    ) -> None:
+        super().__init__(
+            dataroot_lq=dataroot_lq,
+            meta_info_file=meta_info_file,
+            io_backend=io_backend,
+            color=color,
+            mean=mean,
+            std=std,
+            alpha=alpha,
+            phase=phase,
+            scale=scale,
+            root=root,
+        )
+
+
+def _absolute(root: Path, path: str) -> Path:
+    expanded = Path(path).expanduser()
+    return expanded if expanded.is_absolute() else root / expanded
+
+
+def _store(root: Path, path: str | None, what: str, kind: str | None) -> ImageStore | None:
+    return None if path is None else open_store(_absolute(root, path), what, kind)
+
+
+def _per_channel(values: list[float] | None, name: str) -> torch.Tensor | None:
+    if values is None:
+        return None
+    if name == "std" and not all(math.isfinite(value) and value > 0 for value in values):
+        raise UserError(f"std must be positive, found {values}")
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _size(image: Pixels) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

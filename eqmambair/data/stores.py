@@ -1,0 +1,154 @@
+"""Where image files lie: a folder or an LMDB. Both give the same bytes for the same key, so both train alike.
+
+A key is the path below the root without its last extension, with ``/`` between folders; any UTF-8 text, dots included.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from eqmambair.data.io import list_images
+from eqmambair.errors import UserError
+
+
+class ImageStore(ABC):
+    """Image files by key."""
+
+    root: Path
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The bytes of the file; ``UserError`` naming store and key where there are none."""
+
+    @abstractmethod
+    def describe(self, key: str) -> str:
+        """What messages call the file."""
+
+    @abstractmethod
+    def __contains__(self, key: str) -> bool: ...
+
+
+class FolderStore(ImageStore):
+    """Image files in a folder and its sub-folders.
+
+    Raises:
+        UserError: the folder is missing, or two files have one key.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._paths: dict[str, Path] = {}
+        for path in list_images(root, recursive=True):
+            key = path.relative_to(root).with_suffix("").as_posix()
+            if key in self._paths:
+                raise UserError(f"{root}: {path.name} and {self._paths[key].name} differ in their extension alone; keep one of them")
+            self._paths[key] = path
+
+    def keys(self) -> list[str]:
+        return sorted(self._paths)
+
+    def read(self, key: str) -> bytes:
+        if key not in self._paths:
+            raise UserError(f"{self.describe(key)}: no such image")
+        try:
+            return self._paths[key].read_bytes()
+        except OSError as error:
+            raise UserError(f"{self._paths[key]}: cannot be read ({error.strerror or error})") from None
+
+    def describe(self, key: str) -> str:
+        return str(self._paths.get(key, self.root / f"{key}.*"))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._paths
+
+
+class LmdbStore(ImageStore):
+    """Image files in an LMDB with basicsr's ``meta_info.txt`` beside it (lines ``name.ext (h,w,c) level``).
+
+    One environment per process and folder, shared by all stores that use it, opened at the first read and never carried through a fork.
+
+    Raises:
+        UserError: the folder, its data or its list is missing.
+    """
+
+    _open: ClassVar[dict[tuple[int, str], Any]] = {}
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not (root / "data.mdb").is_file():
+            raise UserError(f"{root}: is no LMDB (data.mdb is missing)" if root.is_dir() else f"{root}: no such folder")
+        self._names: dict[str, str] = {name.rsplit(".", 1)[0]: name for name in read_meta_info(root / "meta_info.txt")}
+
+    def keys(self) -> list[str]:
+        return sorted(self._names)
+
+    def read(self, key: str) -> bytes:
+        import lmdb
+
+        try:
+            with self._environment().begin(write=False) as transaction:
+                value = transaction.get(key.encode("utf-8"))
+        except lmdb.Error as error:
+            raise UserError(f"{self.root}: cannot be read as LMDB ({error})") from None
+        if value is None:
+            raise UserError(f"{self.root}: has no key {key!r}, though its list names it")
+        return bytes(value)
+
+    def describe(self, key: str) -> str:
+        return f"{self.root}:{self._names.get(key, key)}"
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._names
+
+    def _environment(self) -> Any:
+        import lmdb
+
+        mark = (os.getpid(), str(self.root.resolve()))
+        if mark not in self._open:
+            self._open[mark] = lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False, max_readers=1024)
+        return self._open[mark]
+
+
+def read_meta_info(path: Path) -> list[str]:
+    """File names in a list of basicsr's form: one a line, what follows (``(h,w,c)`` and more) is left out; blank lines are skipped.
+
+    Names may have spaces: only a bracket or nothing can end them.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file (UTF-8)") from None
+    names = []
+    for line in lines:
+        start = line.rfind(" (")
+        name = (line[:start] if start > 0 else line).strip()
+        if name:
+            names.append(name.replace("\\", "/"))
+    return names
+
+
+def open_store(root: str | Path, what: str, kind: str | None = None) -> ImageStore:
+    """The store at ``root``: an LMDB where the folder's name ends with .lmdb or ``kind`` says so, else a folder.
+
+    Args:
+        root: an absolute path.
+        what: the option that named it, for messages.
+        kind: ``disk``, ``lmdb`` or None (by the name).
+
+    Raises:
+        UserError: it is missing or empty; the message names the command that makes data sets.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise UserError(f"{root}: no such folder ({what}); python scripts/prepare_datasets.py list tells how to get and prepare data sets")
+    store: ImageStore = LmdbStore(root) if kind == "lmdb" or (kind is None and root.suffix == ".lmdb") else FolderStore(root)
+    if not store.keys():
+        raise UserError(f"{root}: holds no images ({what})")
+    return store

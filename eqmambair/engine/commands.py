@@ -1,0 +1,140 @@
+"""What the commands train and test do once their arguments are parsed."""
+
+import json
+import logging
+import math
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eqmambair.engine import randomness, resuming
+from eqmambair.engine.distributed import Launcher, Ranks, processes
+from eqmambair.engine.logs import logging_to
+from eqmambair.engine.loop import RunMode, Trainer, log_file, validation_sets
+from eqmambair.engine.options import dump_options
+from eqmambair.engine.schema import Options
+from eqmambair.engine.store import replace_file, text_writer
+from eqmambair.engine.validation import Results, validate
+from eqmambair.errors import UserError
+from eqmambair.models import find_model
+
+_log = logging.getLogger("eqmambair")
+
+
+def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequence[str]) -> int:
+    """Train; returns the exit status (0, or ``INTERRUPTED`` after a signal).
+
+    Raises:
+        UserError: whatever goes wrong, in one line; the traceback of what was not foreseen is in the log.
+    """
+    with processes(launcher, options) as ranks:
+        if ranks.is_main and not mode.dry and not mode.auto_resume and options.path.resume_state is None:
+            resuming.set_aside(options)
+        ranks.wait()
+        file = log_file(options) if ranks.is_main and not mode.dry else None
+        with logging_to(file, quiet=not ranks.is_main):
+            for warning in warnings:
+                _log.warning("%s", warning)
+            if file is not None:
+                replace_file(options.experiment_folder / "options.yml", text_writer(dump_options(options)))
+            try:
+                return Trainer(options, ranks, mode).run()
+            except UserError as error:
+                _log_to_file(str(error))
+                raise
+            except Exception as error:
+                raise _unforeseen(error, file) from error
+
+
+def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
+    """Measure a network on every data set of the options; writes a table, pictures if wanted, and results.json.
+
+    Raises:
+        UserError: no weights are given, or whatever else goes wrong.
+    """
+    if options.path.pretrain_network_g is None:
+        raise UserError("testing needs weights: give path.pretrain_network_g")
+    folder = options.resolve(options.path.results_root) / options.name
+    with processes(launcher, options) as ranks:
+        file = folder / "test.log" if ranks.is_main else None
+        with logging_to(file, quiet=not ranks.is_main):
+            for warning in warnings:
+                _log.warning("%s", warning)
+            try:
+                results = _measure(options, ranks, folder)
+            except UserError as error:
+                _log_to_file(str(error))
+                raise
+            except Exception as error:
+                raise _unforeseen(error, file) from error
+            if ranks.is_main:
+                for line in table(results):
+                    _log.info("%s", line)
+                replace_file(folder / "results.json", text_writer(json.dumps(_as_json(options, results), indent=1)))
+                _log.info("results: %s", folder / "results.json")
+    return 0
+
+
+def _measure(options: Options, ranks: Ranks, folder: Path) -> Results:
+    if options.deterministic:
+        randomness.be_deterministic()
+    randomness.seed_all(options.manual_seed)
+    model = find_model(options.model_type)(options, ranks.device)
+    sets = validation_sets(model, options)
+    val = options.val
+    return validate(
+        model,
+        model.network,
+        sets,
+        ranks,
+        seed=options.manual_seed,
+        save_to=folder / "visualization" if val is not None and val.save_img else None,
+        suffix=(val.suffix if val is not None and val.suffix is not None else options.name),
+        bar=val is None or val.pbar,
+    )
+
+
+def table(results: Results) -> list[str]:
+    """A table of each set: one line an image, and the means."""
+    lines: list[str] = []
+    for each in results.sets:
+        keys = list(dict.fromkeys(key for record in each.records for key in record.values))
+        width = max([len(record.name) for record in each.records] + [len(each.name) + 8])
+        lines += ["", f"{each.name:<{width}}  " + "  ".join(f"{key:>10}" for key in keys)]
+        lines += [
+            f"{record.name:<{width}}  " + "  ".join(f"{record.values.get(key, math.nan):>10.4f}" for key in keys) for record in each.records
+        ]
+        lines.append(
+            f"{'mean of ' + str(len(each.records)):<{width}}  " + "  ".join(f"{each.summary.get(key, math.nan):>10.4f}" for key in keys)
+        )
+    return lines
+
+
+def _as_json(options: Options, results: Results) -> dict[str, Any]:
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value if not isinstance(value, float) or math.isfinite(value) else str(value) for key, value in values.items()}
+
+    protocol = {key: dict(spec) for key, spec in options.val.metrics.items()} if options.val is not None else {}
+    sets = {each.name: {"mean": plain(each.summary), "images": {r.name: plain(r.values) for r in each.records}} for each in results.sets}
+    return {"name": options.name, "weights": options.path.pretrain_network_g, "metrics": protocol, "sets": sets}
+
+
+def _unforeseen(error: Exception, file: Path | None) -> UserError:
+    """One line for what was not foreseen; the traceback goes to the log."""
+    text = " ".join(str(error).split())[:300]
+    _log_to_file(traceback.format_exc())
+    where = f" (traceback in {file})" if file is not None else ""
+    if isinstance(error, torch.OutOfMemoryError):
+        return UserError(f"the GPU's memory is exhausted: reduce batch_size_per_gpu, gt_size or val.tile{where}")
+    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text or "Connection reset by peer" in text:
+        return UserError(f"another process of the run has ended{where}: {text}")
+    return UserError(f"{type(error).__name__}: {text or 'no message'}{where}")
+
+
+def _log_to_file(text: str) -> None:
+    for handler in _log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(logging.LogRecord("eqmambair", logging.ERROR, __file__, 0, "error: %s", (text,), None))

@@ -1,0 +1,127 @@
+"""What a run tells: lines on the console and in a file, a progress bar, figures as JSON lines, and TensorBoard."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from eqmambair.engine.schema import LoggerOptions
+from eqmambair.engine.store import replace_file, text_writer
+from eqmambair.errors import UserError
+
+_log = logging.getLogger("eqmambair")
+
+
+class _Console(logging.Handler):
+    """Writes above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+@contextmanager
+def logging_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
+    """Send the package's messages to the console (unless ``quiet``) and to a file."""
+    handlers: list[logging.Handler] = []
+    if not quiet:
+        handlers.append(_Console())
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        _log.addHandler(handler)
+    level, propagate = _log.level, _log.propagate
+    _log.setLevel(logging.INFO if handlers else logging.CRITICAL)
+    _log.propagate = False
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        _log.propagate = propagate
+        for handler in handlers:
+            _log.removeHandler(handler)
+            handler.close()
+
+
+def progress_bar(total: int, what: str, *, show: bool, initial: int = 0, leave: bool = True) -> "tqdm[Any]":
+    """A bar on a terminal; nothing elsewhere, where the lines of the log must do."""
+    hidden = not (show and sys.stderr.isatty())
+    return tqdm(total=total, initial=initial, desc=what, disable=hidden, leave=leave, dynamic_ncols=True, unit="step")
+
+
+class Records:
+    """The figures of a run in ``log.jsonl`` and TensorBoard, each step once, also after resuming.
+
+    Args:
+        folder: of the run.
+        step: the step that the run goes on from; what was written for later ones is dropped.
+    """
+
+    def __init__(self, folder: Path, options: LoggerOptions, name: str, step: int = 0) -> None:
+        self._path = folder / "log.jsonl"
+        self._drop_after(step)
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if options.use_tb_logger:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=step + 1 if step else None)
+        if options.wandb is not None and options.wandb.project:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("logger.wandb needs the package wandb: pip install wandb") from None
+            resume = options.wandb.resume_id
+            self._wandb = wandb.init(
+                project=options.wandb.project, id=resume, resume="allow" if resume else None, name=name, dir=str(folder)
+            )
+
+    def write(self, step: int, kind: str, figures: dict[str, float]) -> None:
+        """Figures of a step; ``kind`` is train, or the name of a validation set."""
+        line = {"step": step, "kind": kind} | {key: value if math.isfinite(value) else str(value) for key, value in figures.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from None
+        if self._tensorboard is not None:
+            for key, value in figures.items():
+                self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{key}": value for key, value in figures.items()}, step=step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture, uint8 (h, w, 3)."""
+        if self._tensorboard is not None:
+            self._tensorboard.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a killed run
+        replace_file(self._path, text_writer("".join(f"{line}\n" for line in kept)))

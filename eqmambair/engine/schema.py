@@ -1,0 +1,174 @@
+"""The typed form of an option file: every key that means something, its type, range and default.
+
+Keys that only a model knows (losses and such) come from ``Model.train_schema`` and are joined to ``TrainOptions`` when a file is read.
+Mappings that stand for an object (networks, datasets, losses, optimisers, metrics) are checked against the signature of what they name.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from eqmambair.models.specs import MetricSpec, NetworkSpec
+
+
+class Section(BaseModel):
+    """A mapping of an option file; unknown keys are errors, infinities are no numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class DatasetOptions(Section):
+    """What the loader needs of a dataset section; all other keys are arguments of the dataset class."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+    name: str | None = Field(None, description="name in tables and folders; the key of the section if absent")
+    type: str = Field(description="class of the dataset")
+    batch_size_per_gpu: int = Field(1, ge=1, description="samples of one process in one forward pass")
+    num_worker_per_gpu: int = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
+    use_shuffle: bool = Field(True, description="a new random order every epoch; false: files by name")
+    check: Literal["full", "header", "lazy"] = Field(
+        "full", description="before training decode every file (full), read its size only (header), or nothing (lazy)"
+    )
+    on_bad_file: Literal["error", "skip"] = Field("error", description="unreadable or wrong files: stop, or leave out and count")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keys that are arguments of the dataset class."""
+        return dict(self.model_extra or {})
+
+
+class PathOptions(Section):
+    """Where weights come from and where results go."""
+
+    pretrain_network_g: str | None = Field(None, description="weights to start from (ours or official)")
+    param_key_g: str | None = Field(None, description="params, params_ema, ...; the best one present if absent")
+    strict_load_g: bool = Field(True, description="every key and shape must fit; false: load what fits (x3 from x2)")
+    resume_state: str | None = Field(None, description="folder of a training state to go on from")
+    experiments_root: str = Field("experiments", description="folder of all runs")
+    results_root: str = Field("results", description="folder of test results")
+
+
+class TrainOptions(Section):
+    """The loop, the optimiser and the numbers."""
+
+    total_iter: int = Field(ge=1, description="optimiser steps")
+    optim_g: dict[str, Any] = Field(description="optimiser: type and its arguments")
+    scheduler: dict[str, Any] = Field(default_factory=lambda: {"type": "Constant"}, description="learning-rate schedule")
+    warmup_iter: int = Field(-1, ge=-1, description="steps of linear warm-up, multiplied with the schedule; -1 = none")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
+    accumulate: int = Field(1, ge=1, description="forward passes for one optimiser step")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
+    grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    nonfinite_limit: int = Field(10, ge=0, description="steps with a non-finite loss or gradient to skip before the run stops")
+    compile: bool = Field(False, description="torch.compile the network")
+    channels_last: bool = Field(True, description="channels_last memory for network and batches")
+
+
+class ValOptions(Section):
+    """When and how to validate."""
+
+    val_freq: int = Field(5000, ge=1, description="steps between validations")
+    save_img: bool = Field(False, description="write restored pictures")
+    suffix: str | None = Field(None, description="ending of their file names; the run's name if absent")
+    pbar: bool = Field(True, description="progress bar while validating")
+    metrics: dict[str, MetricSpec] = Field(default_factory=dict, description="name: metric")
+    tile: int | None = Field(None, ge=8, description="side of the tiles that large pictures are restored in, input pixels")
+    tile_overlap: int = Field(16, ge=0, description="overlap of tiles, input pixels")
+
+
+class WandbOptions(Section):
+    """Weights & Biases, if wanted (needs the package wandb)."""
+
+    project: str | None = None
+    resume_id: str | None = None
+
+
+class LoggerOptions(Section):
+    """What is written, and how often."""
+
+    print_freq: int = Field(100, ge=1, description="steps between lines of the log")
+    save_checkpoint_freq: int = Field(5000, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(3, ge=1, description="checkpoints kept")
+    keep_every: int | None = Field(None, ge=1, description="checkpoints at multiples of it are kept for ever")
+    safetensors: bool = Field(False, description="also write net_g_latest.safetensors")
+    use_tb_logger: bool = Field(True, description="write TensorBoard events")
+    image_grids: int = Field(2, ge=0, description="pictures of each validation set in TensorBoard")
+    wandb: WandbOptions | None = None
+
+
+class DistOptions(Section):
+    """Several processes."""
+
+    backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl with GPUs, gloo without")
+    port: int | None = Field(None, ge=1, le=65535, description="port of the first process, for slurm")
+    timeout_minutes: float = Field(60, gt=0, description="longest wait for another process")
+
+
+class Options(Section):
+    """A whole option file."""
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00]+$", description="name of the run and of its folder")
+    model_type: str = Field("RestorationModel", description="what is done with the network")
+    scale: int = Field(1, ge=1, le=64, description="output pixels per input pixel and side")
+    num_gpu: int | Literal["auto"] = Field("auto", description="0 = CPU; otherwise a GPU if there is one")
+    manual_seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
+    deterministic: bool = Field(False, description="only deterministic algorithms; two runs are equal to the last bit")
+    find_unused_parameters: bool = Field(False, description="for distributed runs of networks that leave parameters out")
+    datasets: dict[str, DatasetOptions] = Field(description="train, val, val_2, test_1, ...")
+    network_g: NetworkSpec = Field(description="network: type and its arguments")
+    path: PathOptions = Field(default_factory=PathOptions)
+    train: TrainOptions | None = None
+    val: ValOptions | None = None
+    logger: LoggerOptions = Field(default_factory=LoggerOptions)
+    dist_params: DistOptions = Field(default_factory=DistOptions)
+
+    _root: Path = PrivateAttr(default_factory=Path.cwd)
+
+    def set_root(self, root: Path) -> None:
+        """Take relative paths from this folder."""
+        self._root = root.absolute()
+
+    def resolve(self, path: str) -> Path:
+        """An absolute path: ``~`` expanded, relative ones taken from the root."""
+        expanded = Path(path).expanduser()
+        return expanded if expanded.is_absolute() else self._root / expanded
+
+    @property
+    def experiment_folder(self) -> Path:
+        """Where all that the run writes is."""
+        return self.resolve(self.path.experiments_root) / self.name
+
+    def sections(self, *phases: str) -> dict[str, DatasetOptions]:
+        """Dataset sections of these phases (train, val, test), in the order of the file."""
+        return {key: each for key, each in self.datasets.items() if key.split("_")[0] in phases}
+
+
+# Keys of published option files that mean nothing here: a warning tells so, once for each.
+IGNORED: dict[tuple[str, ...], str] = {
+    ("datasets", "*", "prefetch_mode"): "batches are always loaded ahead",
+    ("datasets", "*", "num_prefetch_queue"): "batches are always loaded ahead",
+    ("datasets", "*", "pin_memory"): "memory is pinned whenever there is a GPU",
+    ("datasets", "*", "persistent_workers"): "loader processes live as long as the run",
+    ("datasets", "*", "dataset_enlarge_ratio"): "iterations are counted, not epochs",
+    ("path", "root"): "paths are relative to the folder of the project",
+    ("path", "ignore_resume_networks"): "a state is resumed whole",
+    ("is_train",): "the command tells",
+    ("dist",): "the launcher tells",
+    ("use_tb_logger",): "give logger.use_tb_logger instead",
+    ("auto_resume",): "give --auto_resume instead",
+}
+
+# Keys that other toolboxes have for something that is called otherwise here: the error tells the name.
+INSTEAD: dict[str, str] = {
+    "use_amp": "precision (fp32, bf16 or fp16)",
+    "amp": "precision (fp32, bf16 or fp16)",
+    "use_grad_clip": "grad_clip (the largest norm)",
+    "clip_grad_norm": "grad_clip (the largest norm)",
+    "accum_iter": "accumulate",
+    "use_channels_last": "channels_last",
+    "use_compile": "compile",
+    "seed": "manual_seed",
+    "epochs": "total_iter",
+    "lr": "optim_g.lr",
+}

@@ -1,0 +1,224 @@
+"""Checkpoints on disk that a kill at any byte leaves usable.
+
+``training_states/step_00001000/`` holds one complete state: its files and ``manifest.json`` with their sizes and SHA-256. It is written
+under another name, each file is flushed to the disk, and the folder is renamed last; so a folder of that name is complete, or was damaged
+later, which the manifest shows. ``models/net_g_latest.pth`` is the newest complete weight file (a link where the file system has links).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from eqmambair.errors import UserError
+
+_log = logging.getLogger("eqmambair")
+_STEP = re.compile(r"^step_(\d{8,})$")
+_MARGIN = 1.05
+Writer = Callable[[BinaryIO], Any]
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value.update(block)
+    return value.hexdigest()
+
+
+def write_file(path: Path, writer: Writer) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("wb") as file:
+        writer(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, writer: Writer) -> None:
+    """Write a file whole or not at all, in place of an older one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with _said(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(temporary, writer)
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def tensor_writer(content: Any) -> Writer:
+    """Writes with ``torch.save``."""
+    return lambda file: torch.save(content, file)
+
+
+def text_writer(text: str) -> Writer:
+    """Writes UTF-8."""
+    return lambda file: file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns some of the first into the second
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be saved: {reason}; the last complete checkpoint is kept") from error
+
+
+class StateStore:
+    """The states of one run.
+
+    Args:
+        folder: ``training_states`` of the run.
+        keep_last: how many states stay.
+        keep_every: states at multiples of it stay too.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 3, keep_every: int | None = None) -> None:
+        self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a state, whole or damaged, in order; other files are not looked at."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(match[1]) for each in self.folder.iterdir() if (match := _STEP.match(each.name)) and each.is_dir())
+
+    def place(self, step: int) -> Path:
+        """Folder of the state of a step."""
+        return self.folder / f"step_{step:08d}"
+
+    def save(self, step: int, files: dict[str, Writer], needed: int = 0) -> Path:
+        """Write the state of a step.
+
+        Args:
+            files: name -> what writes it.
+            needed: bytes that must be free.
+
+        Raises:
+            UserError: there is no room, or a file cannot be written; nothing of the state stays, the others do.
+        """
+        place = self.place(step)
+        temporary = self.folder / f".tmp-{os.getpid()}-{place.name}"
+        with _said(place):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            free = shutil.disk_usage(self.folder).free
+            if free < needed * _MARGIN:
+                raise OSError(f"{needed * _MARGIN / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
+            try:
+                temporary.mkdir()
+                listed = {}
+                for name, writer in files.items():
+                    write_file(temporary / name, writer)
+                    listed[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
+                write_file(temporary / "manifest.json", text_writer(json.dumps({"step": step, "files": listed}, indent=1)))
+                flush_folder(temporary)
+                if place.exists():
+                    self._discard(place)
+                os.rename(temporary, place)
+                flush_folder(self.folder)
+            finally:
+                if temporary.exists():
+                    shutil.rmtree(temporary, ignore_errors=True)
+        self._prune()
+        return place
+
+    def damage(self, place: Path) -> str | None:
+        """What is wrong with a state, or None."""
+        try:
+            manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+            for name, facts in manifest["files"].items():
+                path = place / name
+                if not path.is_file():
+                    return f"{name} is missing"
+                if path.stat().st_size != facts["bytes"]:
+                    return f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
+                if digest(path) != facts["sha256"]:
+                    return f"{name} is not what was saved"
+        except FileNotFoundError:
+            return "manifest.json is missing"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"manifest.json cannot be read ({type(error).__name__})"
+        return None
+
+    def newest(self) -> Path | None:
+        """The newest state that is whole; a warning for each newer one that is not."""
+        for step in reversed(self.steps()):
+            problem = self.damage(self.place(step))
+            if problem is None:
+                return self.place(step)
+            _log.warning("%s is damaged (%s): going back to the state before it", self.place(step), problem)
+        return None
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        for step in steps[: -self.keep_last]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                self._discard(self.place(step))
+
+    def _discard(self, place: Path) -> None:
+        trash = self.folder / f".old-{os.getpid()}-{place.name}"
+        os.rename(place, trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run has left half written or half removed."""
+        for each in [*self.folder.glob(".tmp-*"), *self.folder.glob(".old-*")]:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, in place of what it was, never half written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    with _said(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, temporary)
+            os.replace(temporary, target)
+            flush_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain values only.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise a dozen types
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error

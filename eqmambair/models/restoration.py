@@ -1,0 +1,163 @@
+"""Restoration: a degraded picture in, the picture out. Super-resolution, denoising, removal of JPEG artefacts."""
+
+import inspect
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from basicsr.utils.registry import MODEL_REGISTRY
+from pydantic import Field
+from torch import Tensor, nn
+
+from eqmambair.data.io import write_image
+from eqmambair.errors import UserError
+from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
+from eqmambair.models.grids import comparison
+from eqmambair.models.restoration_metrics import measure
+from eqmambair.models.specs import SUFFIX, LossSpec, build, lookup
+from eqmambair.models.weights import start_from
+
+# Names that published option files give to what is one and the same here.
+OFFICIAL_TYPES = (
+    "SRModel",
+    "MambaIRModel",
+    "MambaIRv2Model",
+    "EQMambaIRModel",
+    "EQMambaIRSRModel",
+    "SwinIRModel",
+    "HATModel",
+    "ATDModel",
+    "ImageRestorationModel",
+    "ImageCleanModel",
+    "DenoisingModel",
+    "ImageDenoisingModel",
+)
+
+
+class RestorationTrain(TrainKeys):
+    """Losses of restoration."""
+
+    pixel_opt: LossSpec | None = Field(None, description="loss between output and truth")
+    perceptual_opt: LossSpec | None = Field(None, description="loss between features of output and truth")
+
+
+class RestorationModel(Model):
+    """Trains a network on pairs of a degraded picture (``lq``) and the truth (``gt``); RGB in [0, 1], (b, c, h, w)."""
+
+    train_schema: ClassVar[type[TrainKeys]] = RestorationTrain
+
+    def __init__(self, options: Any, device: torch.device) -> None:
+        super().__init__(options, device)
+        self.losses: dict[str, nn.Module] = {}
+        if options.train is not None:
+            for name, spec in (("l_pix", options.train.pixel_opt), ("l_percep", options.train.perceptual_opt)):
+                if spec is not None:
+                    self.losses[name] = _built("loss", spec).to(device)
+
+    @classmethod
+    def check_options(cls, options: Any) -> list[Problem]:
+        found: list[Problem] = []
+        upscale = options.network_g.get("upscale")
+        if upscale is None and "upscale" in inspect.signature(lookup("network", options.network_g["type"])).parameters:
+            upscale = inspect.signature(lookup("network", options.network_g["type"])).parameters["upscale"].default
+        if isinstance(upscale, int) and upscale != options.scale:
+            found.append((("network_g", "upscale"), f"is {upscale}, but scale is {options.scale}"))
+        for key, section in options.datasets.items():
+            path = ("datasets", key)
+            gt_size = section.arguments.get("gt_size")
+            if key == "train" and gt_size is None and "gt_size" in inspect.signature(lookup("dataset", section.type)).parameters:
+                found.append((path, "training needs the key 'gt_size': the side of the crops, in output pixels"))
+            if gt_size is not None and (gt_size < options.scale or gt_size % options.scale):
+                found.append(((*path, "gt_size"), f"{gt_size} is not a multiple of the scale {options.scale}"))
+            if key == "train" and section.arguments.get("dataroot_gt") is None:
+                found.append((path, "training needs the key 'dataroot_gt'"))
+        if options.train is not None and options.train.pixel_opt is None and options.train.perceptual_opt is None:
+            found.append((("train",), "no loss is given: pixel_opt, perceptual_opt or both"))
+        return found
+
+    def build_network(self) -> nn.Module:
+        network = _built("network", self.options.network_g).to(self.device)
+        start_from(network, self.options)
+        if self.options.train is None or self.options.train.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        return network
+
+    def build_dataset(self, section: Any, phase: str) -> torch.utils.data.Dataset[Any]:
+        target = lookup("dataset", section.type)
+        given = {"phase": phase, "scale": self.options.scale, "root": self.options.resolve("")}
+        given = {key: value for key, value in given.items() if key in inspect.signature(target).parameters}
+        return target(**section.arguments, **given)
+
+    def move(self, batch: Any) -> Any:
+        batch = super().move(batch)
+        if self.options.train is None or self.options.train.channels_last:
+            batch["lq"] = batch["lq"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def batch_names(self, batch: Any) -> list[str]:
+        return list(batch["lq_path"])
+
+    def training_step(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        output = network(batch["lq"])
+        parts: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            value = loss(output.float(), batch["gt"])
+            for part, suffix in zip(value, ("", "_style"), strict=True) if isinstance(value, tuple) else ((value, ""),):
+                if part is not None:
+                    parts[name + suffix] = part
+        return torch.stack(list(parts.values())).sum(), parts
+
+    def validation_step(self, network: nn.Module, batch: Any, request: ValidationRequest) -> list[Record]:
+        output = self._restore(network, batch["lq"]).float().clamp(0, 1)
+        records = []
+        for index, name in enumerate(batch["lq_path"]):
+            restored = _to_pixels(output[index])
+            truth = None
+            if "gt" in batch:
+                truth = _to_pixels(batch["gt"][index])[: restored.shape[0], : restored.shape[1]]
+            values = measure(self.options.val.metrics, restored, truth, name) if truth is not None and self.options.val else {}
+            record = Record(name, values)
+            if request.pictures:
+                record.pictures["lq_sr_gt_difference"] = comparison(_to_pixels(batch["lq"][index]), restored, truth)
+            if request.save_to is not None:
+                write_image(
+                    request.save_to / Path(f"{_stem(name)}_{request.suffix}.png" if request.suffix else f"{_stem(name)}.png"), restored
+                )
+            records.append(record)
+        return records
+
+    def higher_is_better(self, metric: str) -> bool:
+        spec = self.options.val.metrics.get(metric, {}) if self.options.val else {}
+        return spec.get("better", "higher") != "lower"
+
+    def _restore(self, network: nn.Module, lq: Tensor) -> Tensor:
+        tile = self.options.val.tile if self.options.val else None
+        if tile is None or max(lq.shape[-2:]) <= tile:
+            output: Tensor = network(lq)
+            return output
+        from eqmambair.inference.tiling import tiled
+
+        return tiled(network, lq, self.options.scale, tile, self.options.val.tile_overlap)
+
+
+for _name in ("RestorationModel", *OFFICIAL_TYPES):
+    MODEL_REGISTRY._do_register(_name, RestorationModel, SUFFIX)
+
+
+def _built(kind: str, spec: dict[str, Any]) -> nn.Module:
+    try:
+        module: nn.Module = build(kind, spec)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the {kind} {spec['type']} cannot be built: {' '.join(str(error).split())}") from error
+    return module
+
+
+def _to_pixels(image: Tensor) -> np.ndarray:
+    """(c, h, w) in [0, 1] to uint8 (h, w, c), rounded."""
+    pixels: np.ndarray = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def _stem(name: str) -> str:
+    return str(Path(name).with_suffix("")) if Path(name).suffix else name

@@ -1,0 +1,40 @@
+"""Reference metrics of a restored picture, by basicsr's functions: uint8, BGR, (h, w, c)."""
+
+from typing import Any
+
+import numpy as np
+
+from eqmambair.errors import UserError
+from eqmambair.models.specs import lookup
+
+_SMALLEST = {"calculate_ssim": 11}  # side of the window that must fit
+
+
+def measure(metrics: dict[str, dict[str, Any]], restored: np.ndarray, truth: np.ndarray, name: str) -> dict[str, float]:
+    """The value of each metric.
+
+    Args:
+        metrics: name -> mapping with a ``type`` and its arguments.
+        restored: uint8 RGB or gray, (h, w, c).
+        truth: as ``restored``, of the same size.
+        name: what errors call the picture.
+
+    Raises:
+        UserError: sizes differ, or the picture is too small for the metric and its crop.
+    """
+    if restored.shape != truth.shape:
+        raise UserError(f"{name}: restored is {restored.shape}, the truth is {truth.shape}; do scale, network and data agree?")
+    values = {}
+    for key, spec in metrics.items():
+        arguments = {each: value for each, value in spec.items() if each not in ("type", "better")}
+        crop = arguments.get("crop_border", 0)
+        left = min(restored.shape[:2]) - 2 * crop
+        if left < _SMALLEST.get(spec["type"], 1):
+            raise UserError(f"{name}: {restored.shape[1]}x{restored.shape[0]} is too small for the metric {key} with crop_border {crop}")
+        value = lookup("metric", spec["type"])(_bgr(restored), _bgr(truth), **arguments)
+        values[key] = float(value)
+    return values
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    return image[:, :, ::-1] if image.shape[2] == 3 else image
