@@ -1,0 +1,144 @@
+"""Restore pictures: files and folders, any size, gray, colour, alpha, 8 and 16 bit."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eqmambair.cli._network import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
+from eqmambair.cli._run import run
+from eqmambair.data.io import IMAGE_EXTENSIONS, list_images, read_image, write_image
+from eqmambair.errors import UserError
+from eqmambair.inference.tiling import Progress
+
+
+@dataclass
+class Plan:
+    """What is to be restored, as (input, output); what is there already; and what cannot be done, one line each."""
+
+    jobs: list[tuple[Path, Path]] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    inputs = [*arguments.inputs, *arguments.more_inputs]
+    if not inputs:
+        raise UserError("no input; name pictures or folders")
+    plan = make_plan(
+        inputs,
+        arguments.output,
+        suffix=arguments.suffix,
+        extension=arguments.format,
+        recursive=arguments.recursive,
+        overwrite=arguments.overwrite,
+    )
+    restored = 0
+    if plan.jobs:
+        restored = _restore_all(plan, arguments)
+    counts = f"{restored} restored, {len(plan.kept)} there already, {len(plan.problems)} problems"
+    print(f"{counts}; results in {arguments.output}" if restored or plan.kept else counts)
+    if plan.kept:
+        print("what is there already was left alone; --overwrite makes it anew")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if plan.problems else 0
+
+
+def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, recursive: bool, overwrite: bool) -> Plan:
+    """Find the pictures and where each result goes; two inputs never share one, and none is written over.
+
+    Args:
+        output: a folder; or, for one input file, the file to write.
+        extension: of the results, such as ``png``; ``same`` keeps that of the input.
+
+    Raises:
+        UserError: the output cannot be a folder, or is one file for several inputs.
+    """
+    plan = Plan()
+    found: list[tuple[Path, Path]] = []  # the file, and its place relative to the output folder
+    for path in inputs:
+        if path.is_dir():
+            images = list_images(path, recursive=recursive)
+            found += [(image, image.relative_to(path)) for image in images]
+            if not images:
+                plan.problems.append(f"{path}: no picture here ({', '.join(IMAGE_EXTENSIONS)})")
+        elif path.exists():
+            found.append((path, Path(path.name)))
+        else:
+            plan.problems.append(f"{path}: no such file or folder")
+
+    one_file = output.suffix.lower() in IMAGE_EXTENSIONS and not output.is_dir()
+    if one_file and (len(inputs) > 1 or inputs[0].is_dir()):
+        raise UserError(f"{output}: is one file; name a folder for the results of several pictures")
+    folder = output.parent if one_file else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder for the results ({error.strerror})") from error
+
+    originals = {path.resolve() for path, _ in found}
+    owner: dict[Path, Path] = {}
+    for path, relative in found:
+        if one_file:
+            target = output
+        else:
+            target = output / relative.with_name(relative.stem + suffix + (relative.suffix if extension == "same" else f".{extension}"))
+        key = target.resolve()
+        if key in originals:
+            plan.problems.append(f"{path}: its result would overwrite the input {target}; give another --output, or a --suffix")
+        elif key in owner:
+            plan.problems.append(
+                f"{path}: its result would be {target}, which is that of {owner[key]}; give other folders or --format same"
+            )
+        else:
+            owner[key] = path
+            if target.exists() and not overwrite:
+                plan.kept.append(target)
+            else:
+                plan.jobs.append((path, target))
+    return plan
+
+
+def _restore_all(plan: Plan, arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    restore = restorer_from_arguments(load_from_arguments(arguments), arguments)
+    restored = 0
+    with tqdm(plan.jobs, "restoring", unit="picture", disable=True if arguments.quiet else None) as bar:
+        for source, target in bar:
+            bar.set_postfix_str(source.name)
+            try:
+                result = restore(read_image(source), partial(_show, bar, source.name))
+                write_image(target, result)
+                restored += 1
+            except UserError as error:
+                plan.problems.append(str(error) if str(source) in str(error) else f"{source}: {error}")
+    return restored
+
+
+def _show(bar: Any, name: str, at: Progress) -> None:
+    bar.set_postfix_str(f"{name}, tile {at.done} of {at.total}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inference.py", description=__doc__)
+    parser.add_argument("inputs", type=Path, nargs="*", help="pictures and folders of pictures")
+    parser.add_argument("--input", "-i", dest="more_inputs", type=Path, nargs="+", default=[], help="the same, as an option")
+    parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder, or a file for one input (default: %(default)s)")
+    parser.add_argument("--suffix", default="", help="behind the name of each result (default: nothing)")
+    formats = [extension[1:] for extension in IMAGE_EXTENSIONS]
+    parser.add_argument("--format", choices=["same", *formats], default="same", help="of the results (default: that of each input)")
+    parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
+    parser.add_argument("--overwrite", action="store_true", help="make results anew that are there already; else they are left alone")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_network_arguments(parser, required=True)
+    add_restorer_arguments(parser)
+    return parser
+
+
+def cli() -> None:
+    run(main)

@@ -1,0 +1,66 @@
+"""A trained network from a file, from an option file, or by the name of bundled weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from eqmambair.archs import build_network
+from eqmambair.checkpoints import infer_network, load_weights, read_state
+from eqmambair.errors import UserError
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, in evaluation mode, and what restoring needs to know of it."""
+
+    network: nn.Module
+    scale: int
+    channels: int
+    options: dict[str, Any]
+
+
+def bundled_models() -> dict[str, Path]:
+    """Return the weights that come with the package, by name."""
+    return {path.stem: path for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors"))}
+
+
+def find_model(name: str) -> Path:
+    """Return the file of a bundled model; raise `UserError` with the names there are."""
+    models = bundled_models()
+    if name not in models:
+        there = f"there are {', '.join(models)}" if models else "this installation has none; give a weight file"
+        raise UserError(f"no bundled model is called {name!r}; {there}")
+    return models[name]
+
+
+def load_trained(weights: str | Path, options: Mapping[str, Any] | None = None, scale: int | None = None) -> Trained:
+    """Build the network that a weight file belongs to and fill it.
+
+    Args:
+        weights: .safetensors, .pth or .pt; ours or published.
+        options: the ``network_g`` part of an option file. None: what the file itself says, else what its keys and shapes show.
+        scale: output pixels per input pixel and side, where the network does not say it by an attribute ``upscale``.
+
+    Raises:
+        UserError: the file cannot be read, belongs to no known network, or does not fit the options.
+    """
+    state, stored = read_state(weights)
+    if options is None:
+        try:
+            options = stored or infer_network(state)
+        except UserError as error:
+            raise UserError(f"{weights}: {error}") from error
+    network = build_network(options)
+    load_weights(network, weights)
+    own_scale = getattr(network, "upscale", None)
+    if own_scale is None and scale is None:
+        raise UserError(f"{options['type']} does not tell its scale; give 'scale' in the option file")
+    if own_scale is not None and scale is not None and own_scale != scale:
+        raise UserError(f"the network enlarges by {own_scale}, but scale is {scale}")
+    channels = getattr(network, "in_chans", options.get("in_chans", options.get("num_in_ch", 3)))
+    return Trained(network.eval(), own_scale or scale or 1, channels, dict(options))

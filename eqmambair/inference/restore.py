@@ -1,0 +1,145 @@
+"""Restore pictures as arrays: gray, colour, alpha, 8 and 16 bit, any size."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eqmambair.data.io import Image, to_float
+from eqmambair.data.prepare import upscale
+from eqmambair.errors import UserError
+from eqmambair.inference.networks import Trained
+from eqmambair.inference.tiling import Network, Progress, is_out_of_memory, official_tiled, self_ensemble, tiled
+from eqmambair.layers.fold import fold
+
+Precision = Literal["fp32", "bf16", "fp16"]
+TileMode = Literal["blend", "official"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TILE_MODES: tuple[TileMode, ...] = get_args(TileMode)
+
+AUTOMATIC_TILE = 256  # pixels a side; an image of no more pixels than such a tile is restored whole
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name such as ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU where there is one.
+
+    Raises:
+        UserError: the name is unknown, or this machine or this torch has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+class Restorer:
+    """Restore pictures with a trained network.
+
+    Equivariant layers are folded into plain ones first. Gray goes through a colour network as three equal channels, and comes back as their
+    mean; colour goes through a gray network channel by channel. Alpha is enlarged by itself, with MATLAB's bicubic, and is left alone at
+    scale 1. The result has the dtype of the picture.
+
+    Args:
+        trained: the network.
+        device: where it runs.
+        precision: "bf16" and "fp16" run what torch's autocast allows in half precision.
+        tile: side of a tile in input pixels; 0 = the whole image at once; None = whole up to 256x256 pixels, tiles of 256 above.
+        tile_overlap: input pixels that neighbouring tiles share at least; None = an eighth of the tile.
+        tile_mode: "blend" has no seams; "official" repeats the published test program, with a grid of its own.
+        ensemble: mean over the eight turned and mirrored forms of the picture; eight times slower.
+
+    Raises:
+        UserError: the tile or overlap is impossible.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        tile: int | None = None,
+        tile_overlap: int | None = None,
+        tile_mode: TileMode = "blend",
+        ensemble: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if tile_mode not in TILE_MODES:
+            raise ValueError(f"tile_mode must be one of {', '.join(TILE_MODES)}, not {tile_mode!r}")
+        if tile is not None and tile < 0:
+            raise UserError(f"a tile has at least 1 pixel a side (0 = no tiles), not {tile}")
+        if tile_overlap is not None and not 0 <= tile_overlap < (tile or AUTOMATIC_TILE):
+            raise UserError(f"tiles of {tile or AUTOMATIC_TILE} pixels cannot overlap by {tile_overlap}")
+        self.scale, self.channels = trained.scale, trained.channels
+        self.device = torch.device(device)
+        self.tile, self.overlap, self.tile_mode = tile, tile_overlap, tile_mode
+        self._folded = fold(trained.network).to(self.device)
+        self._dtype = _DTYPES.get(precision)
+        self._network: Network = self_ensemble(self._run) if ensemble else self._run
+
+    def __call__(self, image: Image, progress: Callable[[Progress], None] | None = None) -> Image:
+        """Return the restored picture, (scale*h, scale*w, c), of the dtype of ``image`` (h, w, c), c = 1, 3 or 4.
+
+        Args:
+            image: uint8 or uint16.
+            progress: called after each tile.
+
+        Raises:
+            UserError: the network gives values that are no numbers, or memory runs out even with small tiles.
+        """
+        channels = image.shape[2]
+        if channels not in (1, 3, 4):
+            raise ValueError(f"a picture has 1, 3 or 4 channels, not {channels}")
+        colours = torch.from_numpy(to_float(image[:, :, : min(channels, 3)])).permute(2, 0, 1)
+        if self.channels == 1:
+            batch = colours[:, None]  # channel by channel
+        elif self.channels == 3:
+            batch = colours.expand(3, -1, -1)[None]
+        else:
+            raise UserError(f"the network takes {self.channels} channels; pictures have 1 or 3")
+        restored = self.restore_tensor(batch, progress)
+        restored = restored[:, 0] if self.channels == 1 else restored[0]
+        if colours.shape[0] == 1:
+            restored = restored.mean(0, keepdim=True)
+        largest = np.iinfo(image.dtype).max
+        pixels = (restored.clamp(0, 1) * largest).round().permute(1, 2, 0).numpy().astype(image.dtype)
+        if channels == 4:
+            alpha = image[:, :, 3:]
+            pixels = np.concatenate([pixels, upscale(alpha, self.scale) if self.scale > 1 else alpha], axis=2)
+        return pixels
+
+    @torch.inference_mode()
+    def restore_tensor(self, batch: Tensor, progress: Callable[[Progress], None] | None = None) -> Tensor:
+        """Return the restored batch (b, c, scale*h, scale*w) on the CPU, float32, not clamped; ``batch`` is (b, c, h, w) in [0, 1]."""
+        longest = max(batch.shape[-2:])
+        if self.tile_mode == "official":
+            try:
+                restored = official_tiled(self._network, batch, self.scale, device=self.device, progress=progress)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise UserError("not enough memory for the tiles of the published program; use --tile_mode blend") from error
+        else:
+            tile = self.tile
+            if tile is None:
+                tile = longest if batch.shape[-2] * batch.shape[-1] <= AUTOMATIC_TILE**2 else AUTOMATIC_TILE
+            tile = tile or longest
+            overlap = tile // 8 if self.overlap is None else min(self.overlap, tile - 1)
+            restored = tiled(self._network, batch, self.scale, tile, overlap, device=self.device, progress=progress)
+        if not torch.isfinite(restored).all():
+            raise UserError("the network gave values that are no numbers; its weights may be damaged, or need --precision fp32")
+        return restored
+
+    def _run(self, batch: Tensor) -> Tensor:
+        if self._dtype is None:
+            return self._folded(batch)
+        with torch.autocast(self.device.type, self._dtype):
+            return self._folded(batch).float()
