@@ -1,69 +1,49 @@
-"""Arguments that name a trained network and how it is run; shared by inference and evaluation."""
+"""The arguments by which commands name a network, and what stands behind them."""
 
 import argparse
-from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from eqmambair.archs import build_network
+from eqmambair.checkpoints import load_network
+from eqmambair.engine.yaml_source import read_yaml
 from eqmambair.errors import UserError
-from eqmambair.inference.networks import Trained, find_model, load_trained
-from eqmambair.inference.restore import PRECISIONS, TILE_MODES, Restorer, find_device
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add --weights, --model and --opt."""
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", "-w", type=Path, help="weight file, ours or published: .safetensors, .pth, .pt")
-    source.add_argument("--model", help="name of weights that come with the package")
-    needed = "one of --weights, --model and --opt is needed" if required else "instead of --weights"
-    parser.add_argument(
-        "--opt",
-        type=Path,
-        help=f"option file whose network_g is built (default: what the weights say); {needed} (path: pretrain_network_g)",
-    )
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --weights, --opt and --param_key."""
+    parser.add_argument("--weights", metavar="FILE", help="weights, ours or published: .pth, .pt or .safetensors")
+    parser.add_argument("--opt", metavar="FILE", help="option file whose network_g names the network; without it the weights tell")
+    parser.add_argument("--param_key", metavar="KEY", help="entry of a .pth file, such as params_ema (default: the first known one)")
 
 
-def add_restorer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `Restorer` takes."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s")
-    parser.add_argument(
-        "--tile", type=int, help="side of a tile in input pixels; 0 = never tile (default: 256 for pictures larger than that)"
-    )
-    parser.add_argument("--tile_overlap", type=int, help="input pixels that neighbouring tiles share (default: an eighth of the tile)")
-    parser.add_argument(
-        "--tile_mode", choices=TILE_MODES, default="blend", help="official = as the published test program (default: blend)"
-    )
-    parser.add_argument("--self_ensemble", action="store_true", help="mean over eight turned and mirrored forms; eight times slower")
+def network_options(path: str) -> dict[str, Any]:
+    """The `network_g` part of an option file, with its scale where it names none.
+
+    Raises:
+        UserError: if the file cannot be read or has no `network_g`.
+    """
+    content = read_yaml(path).data
+    options = content.get("network_g") if isinstance(content, dict) else None
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: has no network_g section")
+    return dict(options)
 
 
-def load_from_arguments(arguments: argparse.Namespace) -> Trained:
-    """Return the network that --weights, --model or --opt name; the weights named on the command line win over those in the file."""
-    weights = find_model(arguments.model) if arguments.model is not None else arguments.weights
-    if arguments.opt is None:
-        if weights is None:
-            raise UserError("no network; give --weights FILE, --model NAME or --opt FILE")
-        return load_trained(weights)
-    from eqmambair.engine.yaml_source import read_yaml
+def network_from(args: argparse.Namespace, untrained: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that the arguments name, in evaluation mode, and its options.
 
-    data = read_yaml(arguments.opt).data
-    network, path = data.get("network_g"), data.get("path")
-    if not isinstance(network, dict):
-        raise UserError(f"{arguments.opt}: has no network_g")
-    if weights is None:
-        weights = path.get("pretrain_network_g") if isinstance(path, dict) else None
-        if weights is None:
-            raise UserError(f"{arguments.opt}: names no weights (path: pretrain_network_g); give --weights FILE")
-    scale = data.get("scale")
-    return load_trained(weights, network, scale if isinstance(scale, int) else None)
+    Args:
+        args: parsed with `add_network_arguments`.
+        untrained: whether --opt alone will do.
 
-
-def restorer_from_arguments(trained: Trained, arguments: argparse.Namespace) -> Restorer:
-    """Return the `Restorer` that the arguments describe."""
-    return Restorer(
-        trained,
-        device=find_device(arguments.device),
-        precision=arguments.precision,
-        tile=arguments.tile,
-        tile_overlap=arguments.tile_overlap,
-        tile_mode=arguments.tile_mode,
-        ensemble=arguments.self_ensemble,
-    )
+    Raises:
+        UserError: if the arguments do not name a network or it cannot be loaded.
+    """
+    options = network_options(args.opt) if args.opt else None
+    if args.weights:
+        return load_network(args.weights, options, args.param_key)
+    if options is None or not untrained:
+        raise UserError("name a network: --weights FILE" + (" or --opt FILE" if untrained else ""))
+    return build_network(options).eval(), options

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from eqmambair.archs import build_network
-from eqmambair.checkpoints import infer_network, load_weights, read_state
+from eqmambair.checkpoints import load_network
 from eqmambair.errors import UserError
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -38,29 +37,28 @@ def find_model(name: str) -> Path:
     return models[name]
 
 
-def load_trained(weights: str | Path, options: Mapping[str, Any] | None = None, scale: int | None = None) -> Trained:
+def load_trained(
+    weights: str | Path, options: Mapping[str, Any] | None = None, scale: int | None = None, param_key: str | None = None
+) -> Trained:
     """Build the network that a weight file belongs to and fill it.
 
     Args:
         weights: .safetensors, .pth or .pt; ours or published.
         options: the ``network_g`` part of an option file. None: what the file itself says, else what its keys and shapes show.
         scale: output pixels per input pixel and side, where the network does not say it by an attribute ``upscale``.
+        param_key: entry of a nested file, such as params_ema; None takes the first known one.
 
     Raises:
         UserError: the file cannot be read, belongs to no known network, or does not fit the options.
     """
-    state, stored = read_state(weights)
-    if options is None:
-        try:
-            options = stored or infer_network(state)
-        except UserError as error:
-            raise UserError(f"{weights}: {error}") from error
-    network = build_network(options)
-    load_weights(network, weights)
+    try:
+        network, options = load_network(weights, options, param_key)
+    except UserError as error:
+        raise UserError(f"{error}" if str(weights) in str(error) else f"{weights}: {error}") from error
     own_scale = getattr(network, "upscale", None)
     if own_scale is None and scale is None:
         raise UserError(f"{options['type']} does not tell its scale; give 'scale' in the option file")
     if own_scale is not None and scale is not None and own_scale != scale:
         raise UserError(f"the network enlarges by {own_scale}, but scale is {scale}")
     channels = getattr(network, "in_chans", options.get("in_chans", options.get("num_in_ch", 3)))
-    return Trained(network.eval(), own_scale or scale or 1, channels, dict(options))
+    return Trained(network, own_scale or scale or 1, channels, options)
