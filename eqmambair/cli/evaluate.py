@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.cli._run import run
+from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.data.io import IMAGE_EXTENSIONS, Image, list_images, read_image, write_bytes, write_image
 from eqmambair.data.prepare import downscale, pair_by_name, upscale
 from eqmambair.errors import UserError

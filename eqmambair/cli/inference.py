@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.cli._run import run
+from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.data.io import IMAGE_EXTENSIONS, list_images, read_image, write_image
 from eqmambair.errors import UserError
 from eqmambair.inference.tiling import Progress
