@@ -77,8 +77,8 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise UserError(f"filename_tmpl must contain {{}} once, found {filename_tmpl!r}")
         root = root or Path.cwd()
         kind = io_backend["type"] if io_backend else None
-        self.gt = _store(root, dataroot_gt, "dataroot_gt", kind)
-        self.lq = _store(root, dataroot_lq, "dataroot_lq", kind)
+        self.gt = _store(root, dataroot_gt, "dataroot_gt", kind, scale)
+        self.lq = _store(root, dataroot_lq, "dataroot_lq", kind, scale)
         self.scale, self.phase, self.gt_size = scale, phase, gt_size
         self.use_hflip, self.use_rot, self.noise_sigma = use_hflip, use_rot, noise_sigma
         self.color, self.alpha = color, alpha
@@ -242,8 +242,8 @@ def _absolute(root: Path, path: str) -> Path:
     return expanded if expanded.is_absolute() else root / expanded
 
 
-def _store(root: Path, path: str | None, what: str, kind: str | None) -> ImageStore | None:
-    return None if path is None else open_store(_absolute(root, path), what, kind)
+def _store(root: Path, path: str | None, what: str, kind: str | None, scale: int) -> ImageStore | None:
+    return None if path is None else open_store(_absolute(root, path), what, kind, scale)
 
 
 def _per_channel(values: list[float] | None, name: str) -> torch.Tensor | None:

@@ -4,6 +4,7 @@ A key is the path below the root without its last extension, with ``/`` between 
 """
 
 import os
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -134,21 +135,39 @@ def read_meta_info(path: Path) -> list[str]:
     return names
 
 
-def open_store(root: str | Path, what: str, kind: str | None = None) -> ImageStore:
+def open_store(root: str | Path, what: str, kind: str | None = None, scale: int = 1) -> ImageStore:
     """The store at ``root``: an LMDB where the folder's name ends with .lmdb or ``kind`` says so, else a folder.
 
     Args:
         root: an absolute path.
         what: the option that named it, for messages.
         kind: ``disk``, ``lmdb`` or None (by the name).
+        scale: for the message alone.
 
     Raises:
         UserError: it is missing or empty; the message names the command that makes data sets.
     """
     root = Path(root)
     if not root.exists():
-        raise UserError(f"{root}: no such folder ({what}); python scripts/prepare_datasets.py list tells how to get and prepare data sets")
+        raise UserError(f"{root}: no such folder ({what}); make it with: {how_to_make(root, scale)}")
     store: ImageStore = LmdbStore(root) if kind == "lmdb" or (kind is None and root.suffix == ".lmdb") else FolderStore(root)
     if not store.keys():
         raise UserError(f"{root}: holds no images ({what})")
     return store
+
+
+def how_to_make(root: Path, scale: int = 1) -> str:
+    """The command of scripts/prepare_datasets.py that makes a folder of this name in the layout of datasets/README.md."""
+    script = "python scripts/prepare_datasets.py"
+    below = root.parent
+    size = re.fullmatch(r"X(\d+)(_sub)?", root.name)
+    if size and size[2]:
+        scale = int(size[1])
+        return f"{script} subimages --input {below / f'X{scale}'} --output {root} --size {480 // scale} --step {240 // scale}"
+    if size:
+        return f"{script} lr --hr {below.parent / 'HR'} --scales {size[1]}"
+    if root.name.endswith("_sub"):
+        return f"{script} subimages --input {root.with_name(root.name[:-4])} --output {root} --size 480 --step 240 --multiple {scale}"
+    if root.suffix == ".lmdb":
+        return f"{script} lmdb --input {root.with_suffix('')} --output {root}"
+    return f"{script} list (tells where to get it)"

@@ -68,6 +68,15 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def copy_from_main(self, tensors: list[torch.Tensor]) -> None:
+        """Give tensors of one type the values that they have in the main process."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.broadcast(flat, src=0)
+        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(values.view_as(tensor))
+
     def wait(self) -> None:
         """Go on when all processes are here."""
         if self.world > 1:

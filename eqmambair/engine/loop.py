@@ -101,9 +101,8 @@ class Trainer:
             network = torch.compile(network)  # type: ignore[assignment]
         if self.ranks.world > 1:
             devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-            return nn.parallel.DistributedDataParallel(
-                network, device_ids=devices, find_unused_parameters=self.options.find_unused_parameters
-            )
+            unused = self.options.find_unused_parameters
+            return nn.parallel.DistributedDataParallel(network, device_ids=devices, find_unused_parameters=unused, broadcast_buffers=False)
         return network
 
     def run(self) -> int:

@@ -14,12 +14,13 @@ from eqmambair.engine.store import StateStore, replace_file
 from eqmambair.errors import UserError
 
 _log = logging.getLogger("eqmambair")
+_NO_RUN = ("train.log", "options.yml")  # all that a run leaves which ended before its first step
 
 
 def set_aside(options: Options) -> None:
     """Rename the folder of an older run of this name, so that nothing of it is lost or mixed with the new one."""
     folder = options.experiment_folder
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(each.name in _NO_RUN for each in folder.iterdir()):
         return
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
     target = folder.with_name(f"{folder.name}_archived_{stamp}")

@@ -59,7 +59,8 @@ class Stepper:
         self.average = MovingAverage(model.network, train.ema_decay) if train.ema_decay else None
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=train.precision == "fp16")
         self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self._buffers = [buffer for buffer in model.network.buffers() if buffer.is_floating_point()]
+        kept = model.network.state_dict(keep_vars=True)
+        self._buffers = [buffer for name, buffer in model.network.named_buffers() if name in kept and buffer.is_floating_point()]
 
     def rates(self, step: int) -> list[float]:
         """The learning rate of each group for the step after ``step`` others."""
@@ -95,7 +96,9 @@ class Stepper:
         if result.bad is not None or result.overflow:
             for buffer, value in zip(self._buffers, kept, strict=True):
                 buffer.copy_(value)
-        elif self.average is not None:
+            return result
+        self.ranks.copy_from_main(self._buffers)  # what batch norm has seen, so that every rank averages and measures one network
+        if self.average is not None:
             self.average.update(self.model.network)
         return result
 

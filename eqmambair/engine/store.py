@@ -85,8 +85,18 @@ def _said(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save turns some of the first into the second
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = _reason(error)
         raise UserError(f"{path}: cannot be saved: {reason}; the last complete checkpoint is kept") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system said, even where torch said something else after it."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        link = link.__cause__ or link.__context__
+    return " ".join(str(error).split())[:200]
 
 
 class StateStore:

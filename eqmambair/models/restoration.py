@@ -80,7 +80,7 @@ class RestorationModel(Model):
         network = _built("network", self.options.network_g).to(self.device)
         start_from(network, self.options)
         if self.options.train is None or self.options.train.channels_last:
-            network = network.to(memory_format=torch.channels_last)
+            _to_channels_last(network)
         return network
 
     def build_dataset(self, section: Any, phase: str) -> torch.utils.data.Dataset[Any]:
@@ -143,6 +143,13 @@ class RestorationModel(Model):
 
 for _name in ("RestorationModel", *OFFICIAL_TYPES):
     MODEL_REGISTRY._do_register(_name, RestorationModel, SUFFIX)
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    """Put the filters of plain convolutions into the memory layout that the features have."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _built(kind: str, spec: dict[str, Any]) -> nn.Module:

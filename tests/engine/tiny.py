@@ -1,6 +1,6 @@
 """A network of a few weights, pictures of a few pixels and option files for them; as a script, ``basicsr/train.py`` that knows them.
 
-The first argument of the script is ``train`` or ``test``.
+One argument of the script is ``train`` or ``test``.
 """
 
 import sys
@@ -110,5 +110,6 @@ def write_options(root: Path, file: str = "tiny.yml", **changes: Any) -> Path:
 if __name__ == "__main__":
     from eqmambair.cli import test, train
 
-    command = sys.argv.pop(1)
+    command = next(argument for argument in sys.argv if argument in ("train", "test"))
+    sys.argv.remove(command)
     {"train": train, "test": test}[command].cli()
