@@ -1,0 +1,292 @@
+"""The inference command: every kind of picture in, the same kind out, and one bad file spoils nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import eqmambair
+from eqmambair.cli import inference
+from eqmambair.data.io import list_images, read_image, to_float, write_image
+from eqmambair.data.prepare import upscale
+from eqmambair.errors import UserError
+from eqmambair.inference import networks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def picture(height=12, width=17, channels=3, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
+
+
+def command(*arguments):
+    return inference.main([str(argument) for argument in arguments])
+
+
+def by_hand(weights, image):
+    """The network applied to a colour picture, without any of the machinery."""
+    network, _ = networks.load_network(weights)
+    with torch.inference_mode():
+        result = network(torch.from_numpy(to_float(image)).permute(2, 0, 1)[None])[0]
+    return (result.clamp(0, 1) * np.iinfo(image.dtype).max).round().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("extension", [".png", ".webp", ".tif", ".bmp"])
+def test_a_picture_is_what_the_network_makes_of_it(tmp_path, weights_x2, extension):
+    write_image(tmp_path / f"a{extension}", picture())
+    assert command(tmp_path / f"a{extension}", "-o", tmp_path / "out", "--weights", weights_x2) == 0
+    found = read_image(tmp_path / "out" / f"a{extension}")
+    assert found.dtype == np.uint8
+    assert np.abs(found - by_hand(weights_x2, picture())).max() <= 1  # folded layers round differently
+
+
+def test_jpeg_in_jpeg_out(tmp_path, weights_x2):
+    write_image(tmp_path / "a.jpg", picture(16, 16) // 8 + 100)
+    assert command("-i", tmp_path / "a.jpg", "-o", tmp_path / "out", "-w", weights_x2) == 0
+    assert read_image(tmp_path / "out/a.jpg").shape == (32, 32, 3)
+
+
+def test_sixteen_bit_stays_and_dark_pictures_are_not_taken_for_eight_bit(tmp_path, weights_x2):
+    image = picture(dtype=np.uint16) % 200
+    write_image(tmp_path / "a.png", image)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2)
+    found = read_image(tmp_path / "out/a.png")
+    assert found.dtype == np.uint16
+    assert np.abs(found - by_hand(weights_x2, image)).max() <= 2
+
+
+def test_gray_goes_through_a_colour_network_and_stays_gray(tmp_path, weights_x2):
+    image = picture(channels=1)
+    write_image(tmp_path / "a.png", image)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2)
+    found = read_image(tmp_path / "out/a.png")
+    assert found.shape == (24, 34, 1)
+    wanted = by_hand(weights_x2, np.repeat(image, 3, 2)).mean(2)
+    assert np.abs(found[:, :, 0] - wanted).max() <= 1.5
+
+
+def test_colour_goes_through_a_gray_network_channel_by_channel(tmp_path, weights_gray):
+    image = picture()
+    write_image(tmp_path / "a.png", image)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_gray)
+    found = read_image(tmp_path / "out/a.png")
+    for channel in range(3):
+        assert np.abs(found[:, :, channel] - by_hand(weights_gray, image[:, :, channel : channel + 1])[:, :, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_is_enlarged_by_itself(tmp_path, weights_x2, dtype):
+    image = picture(channels=4, dtype=dtype)
+    write_image(tmp_path / "a.png", image)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2)
+    found = read_image(tmp_path / "out/a.png")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[:, :, 3:], upscale(image[:, :, 3:], 2))
+    assert np.abs(found[:, :, :3] - by_hand(weights_x2, image[:, :, :3])).max() <= 2
+
+
+def test_alpha_is_left_alone_at_the_same_size(tmp_path, weights_gray):
+    image = picture(channels=4)
+    write_image(tmp_path / "a.png", image)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_gray)
+    np.testing.assert_array_equal(read_image(tmp_path / "out/a.png")[:, :, 3], image[:, :, 3])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3)])
+@pytest.mark.parametrize("tile", [[], ["--tile", 16], ["--tile_mode", "official"], ["--self_ensemble"]])
+def test_any_size(tmp_path, weights_x3, size, tile):
+    write_image(tmp_path / "a.png", picture(*size))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x3, *tile) == 0
+    assert read_image(tmp_path / "out/a.png").shape == (3 * size[0], 3 * size[1], 3)
+
+
+def test_names_with_spaces_and_letters_of_any_script(tmp_path, weights_x2):
+    for name in ("mein Bild.png", "写真 é.png", "a.b.png"):
+        write_image(tmp_path / "in folder" / name, picture(4, 4))
+    assert command(tmp_path / "in folder", "-o", tmp_path / "out folder", "-w", weights_x2, "--suffix", "_x2") == 0
+    assert {path.name for path in list_images(tmp_path / "out folder")} == {"mein Bild_x2.png", "写真 é_x2.png", "a.b_x2.png"}
+
+
+def test_folders_are_searched_deeply_on_request_only(tmp_path, weights_x2):
+    write_image(tmp_path / "in" / "a.png", picture(4, 4))
+    write_image(tmp_path / "in" / "sub" / "a.png", picture(4, 4, seed=1))
+    command(tmp_path / "in", "-o", tmp_path / "flat", "-w", weights_x2)
+    assert len(list_images(tmp_path / "flat", recursive=True)) == 1
+    command(tmp_path / "in", "-o", tmp_path / "deep", "-w", weights_x2, "--recursive")
+    assert [p.relative_to(tmp_path / "deep").as_posix() for p in list_images(tmp_path / "deep", recursive=True)] == ["a.png", "sub/a.png"]
+
+
+def test_bad_files_are_named_and_the_rest_is_done(tmp_path, weights_x2, capsys):
+    folder = tmp_path / "in"
+    for name in ("a.png", "z.png"):
+        write_image(folder / name, picture(4, 4))
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "letter.png").write_text("Dear image reader,")
+    assert command(folder, tmp_path / "missing.png", "-o", tmp_path / "out", "-w", weights_x2) == 1
+    said = capsys.readouterr()
+    assert "2 restored, 0 there already, 4 problems" in said.out
+    for name in ("cut.png", "empty.jpg", "letter.png", "missing.png"):
+        assert len([line for line in said.err.splitlines() if name in line and line.startswith("problem: ")]) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "z.png"}
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path, weights_x2, capsys):
+    (tmp_path / "notes.txt").write_text("words")
+    assert command(tmp_path / "notes.txt", "-o", tmp_path / "out", "-w", weights_x2) == 1
+    assert "notes.txt: is not an image" in capsys.readouterr().err
+
+
+def test_equal_stems_keep_apart_by_their_extensions(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "in/a.png", picture(4, 4))
+    write_image(tmp_path / "in/a.bmp", picture(4, 4, seed=1))
+    assert command(tmp_path / "in", "-o", tmp_path / "out", "-w", weights_x2) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a.bmp"}
+    assert command(tmp_path / "in", "-o", tmp_path / "one", "-w", weights_x2, "--format", "png") == 1
+    assert "is that of" in capsys.readouterr().err
+    assert np.abs(read_image(tmp_path / "one/a.png") - by_hand(weights_x2, read_image(tmp_path / "in/a.bmp"))).max() <= 1
+
+
+def test_an_input_is_never_written_over(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path, "-w", weights_x2, "--overwrite") == 1
+    assert "overwrite the input" in capsys.readouterr().err
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path, "-w", weights_x2, "--suffix", "_x2") == 0
+
+
+def test_what_is_there_is_left_alone_unless_told(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_bytes(b"old")
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2) == 0
+    assert "1 there already" in capsys.readouterr().out
+    assert (tmp_path / "out/a.png").read_bytes() == b"old"
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2, "--overwrite") == 0
+    assert read_image(tmp_path / "out/a.png").shape == (8, 8, 3)
+
+
+def test_the_output_can_be_one_file_for_one_input(tmp_path, weights_x2):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "big.tif", "-w", weights_x2) == 0
+    assert read_image(tmp_path / "big.tif").shape == (8, 8, 3)
+    with pytest.raises(UserError, match="one file"):
+        command(tmp_path / "a.png", tmp_path / "a.png", "-o", tmp_path / "other.png", "-w", weights_x2)
+
+
+def test_an_output_that_cannot_be_is_one_clear_error(tmp_path, weights_x2):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        command(tmp_path / "a.png", "-o", tmp_path / "file/out", "-w", weights_x2)
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        command(tmp_path / "a.png", "-o", tmp_path / "file", "-w", weights_x2)
+
+
+def test_a_result_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "a.png", picture(4, 4, dtype=np.uint16))
+    write_image(tmp_path / "b.png", picture(4, 4))
+    assert command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out", "-w", weights_x2, "--format", "jpg") == 1
+    assert "16 bit" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "no network"),
+        (["--weights", "nowhere.pth"], r"nowhere\.pth"),
+        (["--model", "best-ever"], "best-ever"),
+        (["--opt", "nowhere.yml"], r"nowhere\.yml"),
+        (["--weights", "W", "--device", "toaster"], "toaster"),
+        (["--weights", "W", "--tile", "-4"], "tile"),
+        (["--weights", "W", "--tile", "8", "--tile_overlap", "8"], "overlap"),
+    ],
+)
+def test_wrong_use_is_one_clear_error(tmp_path, weights_x2, arguments, said):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    arguments = [weights_x2 if argument == "W" else argument for argument in arguments]
+    with pytest.raises(UserError, match=said):
+        command(tmp_path / "a.png", "-o", tmp_path / "out", *arguments)
+
+
+def test_no_input_is_an_error(weights_x2):
+    with pytest.raises(UserError, match="no input"):
+        command("-w", weights_x2)
+
+
+def test_weights_that_say_nothing_of_their_network_are_recognised(tmp_path, weights_x2):
+    network, _ = networks.load_network(weights_x2)
+    torch.save({"params": network.state_dict()}, tmp_path / "bare.pth")
+    official = eqmambair.checkpoints.to_official(network.state_dict())
+    torch.save({"params": official}, tmp_path / "official.pth")
+    write_image(tmp_path / "a.png", picture())
+    for name in ("bare", "official"):
+        assert command(tmp_path / "a.png", "-o", tmp_path / name, "-w", tmp_path / f"{name}.pth") == 0
+        assert np.abs(read_image(tmp_path / name / "a.png") - by_hand(weights_x2, picture())).max() <= 1
+
+
+def test_the_option_file_names_network_and_weights(tmp_path, weights_x2):
+    _, options = networks.load_network(weights_x2)
+    write_image(tmp_path / "a.png", picture(4, 4))
+    content = {"scale": 2, "network_g": options, "path": {"pretrain_network_g": str(weights_x2)}}
+    (tmp_path / "o.yml").write_text(yaml.safe_dump(content))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "--opt", tmp_path / "o.yml") == 0
+    (tmp_path / "o.yml").write_text(yaml.safe_dump({**content, "network_g": {**options, "embed_dim": 64}}))
+    with pytest.raises(UserError, match="mismatched"):
+        command(tmp_path / "a.png", "-o", tmp_path / "new", "--opt", tmp_path / "o.yml")
+    (tmp_path / "o.yml").write_text(yaml.safe_dump({"network_g": options}))
+    with pytest.raises(UserError, match="names no weights"):
+        command(tmp_path / "a.png", "-o", tmp_path / "new", "--opt", tmp_path / "o.yml")
+
+
+def test_a_bundled_model_is_found_by_name(tmp_path, weights_x2, monkeypatch):
+    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", weights_x2.parent)
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "--model", "x2") == 0
+    with pytest.raises(UserError, match="there are x2"):
+        networks.find_model("x9")
+
+
+def test_damaged_weights_give_an_error_and_no_picture(tmp_path, weights_x2, capsys):
+    network, _ = networks.load_network(weights_x2)
+    state = network.state_dict()
+    state["lift.weight"][0] = float("nan")
+    torch.save({"params": state}, tmp_path / "nan.pth")
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", tmp_path / "nan.pth") == 1
+    assert "no numbers" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_half_precision_is_near_the_full(tmp_path, weights_x2):
+    write_image(tmp_path / "a.png", picture())
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2, "--precision", "bf16")
+    error = np.abs(read_image(tmp_path / "out/a.png") - by_hand(weights_x2, picture()))
+    assert 0 < error.max() <= 8
+
+
+def test_tiles_change_little(tmp_path, weights_x2):
+    write_image(tmp_path / "a.png", picture(40, 56))
+    for name, options in {"whole": ["--tile", 0], "tiles": ["--tile", 24, "--tile_overlap", 12]}.items():
+        assert command(tmp_path / "a.png", "-o", tmp_path / name, "-w", weights_x2, *options) == 0
+    whole, tiles = (read_image(tmp_path / name / "a.png").astype(int) for name in ("whole", "tiles"))
+    assert not np.array_equal(whole, tiles)  # tiles were used
+    assert np.abs(whole - tiles).mean() < 2
+
+
+def test_the_launcher_ends_with_the_right_status(tmp_path, weights_x2):
+    write_image(tmp_path / "ok.png", picture(4, 4))
+    (tmp_path / "bad.png").write_bytes(b"no")
+    launch = [sys.executable, ROOT / "scripts/inference.py"]
+    done = subprocess.run([*launch, "ok.png", "bad.png", "-w", weights_x2, "-o", "out"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip() == "problem: bad.png: is not an image, or is damaged; PNG, JPEG, WebP, TIFF and BMP are read"
+    assert "1 restored" in done.stdout
+    done = subprocess.run([*launch, "ok.png", "-w", "none.pth"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none.pth")
