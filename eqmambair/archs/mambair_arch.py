@@ -129,6 +129,8 @@ def linear_rates(rate: float, blocks: int) -> list[float]:
 class StateSpaceRestorer(nn.Module):
     """The skeleton of MambaIR and EQ-MambaIR; its subclasses document the arguments."""
 
+    mean: Tensor
+
     def __init__(
         self,
         kit: LayerKit,

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> None:
     print(f"{'option file':<40} {'parameters':>12} {'dense GMACs':>12} {'scan GMACs':>11} {'activations':>12}   at input {height}x{width}")
     for path in args.opt:
         network = build_network(network_options(path))
-        cost = complexity(network, torch.rand(1, network.in_chans, height, width))
+        cost = complexity(network, torch.rand(1, cast(int, network.in_chans), height, width))
         rows[path] = cost.as_dict()
         dense, scan, activations = cost.dense_macs / 1e9, cost.scan_macs / 1e9, cost.activations / 1e6
         print(f"{path:<40} {cost.parameters:>12,} {dense:>12.3f} {scan:>11.3f} {activations:>11.2f}M")

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(args.seed)
     network, options = network_from(args, untrained=True)
     network = network.to(args.device)
-    channels = network.in_chans
+    channels = cast(int, network.in_chans)
     if args.input:
         picture = torch.from_numpy(to_float(read_image(args.input))).permute(2, 0, 1)[None]
         if picture.shape[1] != channels:

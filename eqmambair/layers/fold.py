@@ -27,7 +27,8 @@ def fold(network: Network) -> Network:
 
 def _fold_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if hasattr(child, "fold"):
-            setattr(module, name, child.fold())
+        own_fold = getattr(child, "fold", None)
+        if callable(own_fold):
+            setattr(module, name, own_fold())
         else:
             _fold_children(child)
