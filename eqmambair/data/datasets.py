@@ -2,16 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from basicsr.utils.color_util import rgb2ycbcr
 from basicsr.utils.registry import DATASET_REGISTRY
+from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on
 
 from eqmambair.data import transforms
 from eqmambair.data.io import decode_image
-from eqmambair.data.stores import ImageStore, open_store, read_meta_info
+from eqmambair.data.prepare import downscale, read_meta_info
+from eqmambair.data.stores import ImageStore, open_store
 from eqmambair.data.transforms import Pixels
 from eqmambair.errors import UserError
 
@@ -125,7 +127,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             gt, lq = self._crop(gt, lq, index)
             gt, lq = transforms.flip_alike([gt, lq], self.use_hflip, self.use_rot)
         elif lq is None and gt is not None:
-            lq = transforms.bicubic_smaller(gt, self.scale) if self.scale > 1 else gt
+            lq = downscale(gt, self.scale) if self.scale > 1 else gt
         assert lq is not None
         sample: dict[str, Any] = {"lq": self._tensor(lq), "lq_path": self.lq_keys[index]}
         if self.noise_sigma:

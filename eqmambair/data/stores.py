@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eqmambair.data.io import list_images
+from eqmambair.data.prepare import read_meta_info
 from eqmambair.errors import UserError
 
 
@@ -77,7 +78,7 @@ class LmdbStore(ImageStore):
         UserError: the folder, its data or its list is missing.
     """
 
-    _open: ClassVar[dict[tuple[int, str], Any]] = {}
+    _open: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -106,33 +107,24 @@ class LmdbStore(ImageStore):
     def __contains__(self, key: str) -> bool:
         return key in self._names
 
+    @classmethod
+    def close_all(cls) -> None:
+        """Close what this process has open; the next read opens it again. LMDB must not be open when a process forks."""
+        for environment in cls._open.values():
+            environment.close()
+        cls._open.clear()
+
     def _environment(self) -> Any:
         import lmdb
 
-        mark = (os.getpid(), str(self.root.resolve()))
+        mark = str(self.root.resolve())
         if mark not in self._open:
             self._open[mark] = lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False, max_readers=1024)
         return self._open[mark]
 
 
-def read_meta_info(path: Path) -> list[str]:
-    """File names in a list of basicsr's form: one a line, what follows (``(h,w,c)`` and more) is left out; blank lines are skipped.
-
-    Names may have spaces: only a bracket or nothing can end them.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file (UTF-8)") from None
-    names = []
-    for line in lines:
-        start = line.rfind(" (")
-        name = (line[:start] if start > 0 else line).strip()
-        if name:
-            names.append(name.replace("\\", "/"))
-    return names
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=LmdbStore.close_all)
 
 
 def open_store(root: str | Path, what: str, kind: str | None = None, scale: int = 1) -> ImageStore:

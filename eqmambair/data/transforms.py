@@ -8,22 +8,13 @@ import random
 import numpy as np
 import torch
 from basicsr.data.transforms import paired_random_crop
-from basicsr.utils.matlab_functions import imresize
 from numpy.typing import NDArray
+
+from eqmambair.data.prepare import downscale
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 _SUPPORT = 4  # the bicubic kernel is 4 input pixels wide, so widened for antialiasing 4 * scale
-
-
-def bicubic_smaller(image: Pixels, scale: int) -> Pixels:
-    """MATLAB's antialiased bicubic, smaller by ``scale``, rounded to the type it had; sides must be multiples of the scale."""
-    top = np.iinfo(image.dtype).max
-    smaller = imresize(image.astype(np.float64) / top, 1 / scale, antialiasing=True)
-    if smaller.ndim == 2:
-        smaller = smaller[:, :, None]
-    rounded: Pixels = (np.clip(smaller, 0, 1) * top).round().astype(image.dtype)
-    return rounded
 
 
 def crop_pair(gt: Pixels, lq: Pixels, gt_size: int, scale: int, name: str) -> tuple[Pixels, Pixels]:
@@ -43,7 +34,7 @@ def crop_and_shrink(gt: Pixels, gt_size: int, scale: int) -> tuple[Pixels, Pixel
     margin = _SUPPORT + 1
     y0, x0 = max(top - margin, 0), max(left - margin, 0)
     y1, x1 = min(top + size + margin, height), min(left + size + margin, width)
-    smaller = bicubic_smaller(gt[y0 * scale : y1 * scale, x0 * scale : x1 * scale], scale)
+    smaller = downscale(gt[y0 * scale : y1 * scale, x0 * scale : x1 * scale], scale)
     lq = smaller[top - y0 : top - y0 + size, left - x0 : left - x0 + size]
     return gt[top * scale : (top + size) * scale, left * scale : (left + size) * scale], lq
 

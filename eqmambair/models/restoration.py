@@ -72,6 +72,8 @@ class RestorationModel(Model):
                 found.append(((*path, "gt_size"), f"{gt_size} is not a multiple of the scale {options.scale}"))
             if key == "train" and section.arguments.get("dataroot_gt") is None:
                 found.append((path, "training needs the key 'dataroot_gt'"))
+        if options.val is not None and options.val.tile is not None and options.val.tile_overlap >= options.val.tile:
+            found.append((("val", "tile_overlap"), f"must be less than the tile ({options.val.tile})"))
         if options.train is not None and options.train.pixel_opt is None and options.train.perceptual_opt is None:
             found.append((("train",), "no loss is given: pixel_opt, perceptual_opt or both"))
         return found

@@ -12,7 +12,7 @@ from eqmambair.engine.interrupts import INTERRUPTED
 from tests.engine.running import differences, figures, run_here, start, state
 from tests.engine.tiny import make_pictures, write_options
 
-LONG = {"train__total_iter": 400, "val__val_freq": 1000, "logger__save_checkpoint_freq": 100, "logger__keep_last": 2}
+LONG = {"train__total_iter": 150, "val__val_freq": 1000, "logger__save_checkpoint_freq": 100, "logger__keep_last": 2}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_signal_saves_and_ends_with_a_status_of_its_own(pictures: Path, workers:
     file = write_options(pictures, **LONG, datasets__train__num_worker_per_gpu=workers)
     log = pictures / "experiments" / "tiny" / "log.jsonl"
     process = start(file)
-    _wait_for_lines(log, 20)
+    _wait_for_lines(log, 10)
     os.kill(process.pid or 0, name)
     process.join(timeout=60)
     assert process.exitcode == INTERRUPTED
@@ -37,7 +37,7 @@ def test_signal_saves_and_ends_with_a_status_of_its_own(pictures: Path, workers:
     assert run_here(file, auto_resume=True) == 0
     run_here(write_options(pictures, "whole.yml", **LONG, datasets__train__num_worker_per_gpu=workers, name="whole"))
     experiments = pictures / "experiments"
-    assert differences(state(experiments / "whole", 400)["net_g.pth"], state(experiments / "tiny", 400)["net_g.pth"]) == []
+    assert differences(state(experiments / "whole", 150)["net_g.pth"], state(experiments / "tiny", 150)["net_g.pth"]) == []
     assert figures(experiments / "tiny") == figures(experiments / "whole")
 
 

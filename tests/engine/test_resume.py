@@ -1,6 +1,7 @@
 """A run that was interrupted ends as the one that was not: losses, weights, averages, rates, generators, to the last bit."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,10 @@ def test_older_run_is_set_aside_not_overwritten(pictures: Path) -> None:
     run_here(file)
     archived = [each.name for each in (pictures / "experiments").iterdir() if each.name.startswith("tiny_archived_")]
     assert len(archived) == 1
+
+
+def _later_than(step: int) -> Callable[[str, list[str]], list[str]]:
+    return lambda _, names: [name for name in names if name.startswith("step_") and int(name[5:]) > step]
 
 
 def _without_paths(content: dict[str, Any]) -> dict[str, Any]:

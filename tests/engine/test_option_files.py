@@ -1,0 +1,81 @@
+"""Every file of options/: it passes the check, its network has the published size, and restores a tiny picture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqmambair.engine.options import load_options
+from eqmambair.engine.schema import Options
+from eqmambair.errors import UserError
+from eqmambair.models.specs import build
+from tests.conftest import ROOT
+
+TRAIN = sorted((ROOT / "options").glob("*.yml"))
+TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
+PARAMETERS = {  # the tables of the two papers' code, counted on the built networks
+    "eq_mambair_x2": 12_123_470,
+    "eq_mambair_x3": 12_169_630,
+    "eq_mambair_x4": 12_160_398,
+    "eq_mambair_light_x2": 519_027,
+    "eq_mambair_light_x3": 527_142,
+    "eq_mambair_light_x4": 538_503,
+    "mambair_x2": 20_421_863,
+    "mambair_x3": 20_606_503,
+    "mambair_x4": 20_569_575,
+    "mambair_light_x2": 905_016,
+    "mambair_light_x3": 913_131,
+    "mambair_light_x4": 924_492,
+}
+
+
+def read(file: Path) -> Options:
+    options, warnings = load_options(file, "test" if file.parent.name == "test" else "train")
+    assert warnings == []
+    return options
+
+
+@pytest.mark.parametrize("file", TRAIN, ids=lambda file: file.stem)
+def test_option_file_builds_a_network_that_restores(file: Path) -> None:
+    options = read(file)
+    assert options.name == file.stem
+    network = build("network", options.network_g)
+    if file.stem in PARAMETERS:
+        assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[file.stem]
+    with torch.no_grad():
+        output = network.eval()(torch.rand(1, 3, 8, 8))
+    assert output.shape == (1, 3, 8 * options.scale, 8 * options.scale)
+
+
+@pytest.mark.parametrize("file", TEST, ids=lambda file: file.stem)
+def test_test_file_has_the_network_of_its_training_file(file: Path) -> None:
+    options = read(file)
+    trained = read(ROOT / "options" / file.name)
+    assert options.network_g == trained.network_g
+    assert options.path.pretrain_network_g == f"experiments/{trained.name}/models/net_g_latest.pth"
+    assert options.val is not None
+    assert trained.val is not None
+    assert options.val.metrics == trained.val.metrics
+
+
+@pytest.mark.parametrize("file", [each for each in TEST if each.stem[-3:-1] == "_x"], ids=lambda file: file.stem)
+def test_test_file_names_the_five_benchmarks(file: Path) -> None:
+    names = [section.name for section in read(file).sections("test").values()]
+    assert names == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
+
+
+def test_all_published_recipes_are_there() -> None:
+    assert set(PARAMETERS) <= {file.stem for file in TRAIN}
+    assert set(PARAMETERS) <= {file.stem for file in TEST}
+
+
+def test_missing_data_are_one_line_with_the_folder_and_the_command(tmp_path: Path) -> None:
+    options = read(ROOT / "options" / "eq_mambair_light_x2.yml")
+    options.set_root(tmp_path)
+    from eqmambair.models import RestorationModel
+
+    model = RestorationModel(options, torch.device("cpu"))
+    with pytest.raises(UserError) as caught:
+        model.build_dataset(options.datasets["train"], "train")
+    assert f"{tmp_path}/datasets/DIV2K/HR_sub: no such folder" in str(caught.value)
+    assert "python scripts/prepare_datasets.py subimages" in str(caught.value)

@@ -1,0 +1,140 @@
+"""What a run leaves: weights, tables, logs; and how test reads them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqmambair.cli import test as test_command
+from eqmambair.cli import train as train_command
+from eqmambair.data.io import read_image
+from eqmambair.errors import UserError
+from tests.engine.running import figures, run_here, run_there
+from tests.engine.tiny import make_pictures, write_options
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    make_pictures(tmp_path / "gt", count=4)
+    return tmp_path
+
+
+def test_latest_weights_are_readable_and_build_the_network_again(pictures: Path) -> None:
+    run_here(write_options(pictures, logger__safetensors=True))
+    models = pictures / "experiments" / "tiny" / "models"
+    content = torch.load(models / "net_g_latest.pth", weights_only=True)
+    assert set(content) == {"params", "params_ema", "network_g", "scale"}
+    assert content["network_g"]["type"] == "TinySR"
+    newest = torch.load(pictures / "experiments" / "tiny" / "training_states" / "step_00000010" / "net_g.pth", weights_only=True)
+    assert torch.equal(newest["params"]["head.bias"], content["params"]["head.bias"])
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(models / "net_g_latest.safetensors")["head.bias"], content["params_ema"]["head.bias"])
+
+
+def test_best_weights_are_kept(pictures: Path) -> None:
+    run_here(write_options(pictures, val__val_freq=1))
+    lines = [line for line in figures(pictures / "experiments" / "tiny") if line["kind"] == "mini"]
+    assert len(lines) == 10
+    assert (pictures / "experiments" / "tiny" / "models" / "net_g_best_psnr.pth").is_file()
+
+
+def test_only_the_last_states_stay(pictures: Path) -> None:
+    run_here(write_options(pictures, logger__save_checkpoint_freq=1, logger__keep_last=2, logger__keep_every=4))
+    states = pictures / "experiments" / "tiny" / "training_states"
+    assert sorted(each.name for each in states.iterdir()) == [f"step_{step:08d}" for step in (4, 8, 9, 10)]
+
+
+def test_tensorboard_has_every_step_once_after_resuming(pictures: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_here(write_options(pictures, logger__use_tb_logger=True, train__total_iter=6))
+    run_here(write_options(pictures, logger__use_tb_logger=True, train__total_iter=10), auto_resume=True)
+    events = EventAccumulator(str(pictures / "experiments" / "tiny" / "tb_logger"))
+    events.Reload()
+    for tag in ("train/loss", "train/lr", "train/grad_norm", "train/images_per_second"):
+        assert [each.step for each in events.Scalars(tag)] == list(range(1, 11))
+    assert [each.step for each in events.Scalars("mini/psnr")] == [5, 6, 10]
+    assert "mini/picture_00/lq_sr_gt_difference" in events.Tags()["images"]
+
+
+def test_testing_measures_every_set_and_keeps_equal_names_apart(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(write_options(pictures))
+    make_pictures(pictures / "other", count=2, seed=9)
+    second = {"name": "second", "type": "PairedImageDataset", "dataroot_gt": str(pictures / "other")}
+    weights = str(pictures / "experiments" / "tiny" / "models" / "net_g_latest.pth")
+    file = write_options(
+        pictures, "test.yml", datasets__train=..., train=..., datasets__test_1=second, path__pretrain_network_g=weights, val__save_img=True
+    )
+    capsys.readouterr()
+    assert test_command.main(["-opt", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "mean of 4" in printed
+    assert "mean of 2" in printed
+    results = json.loads((pictures / "results" / "tiny" / "results.json").read_text())
+    assert list(results["sets"]) == ["mini", "second"]
+    assert set(results["sets"]["second"]["images"]) == {"picture_00", "picture_01"}
+    assert results["metrics"]["psnr"]["crop_border"] == 2
+    for name in ("mini", "second"):
+        assert read_image(pictures / "results" / "tiny" / "visualization" / name / "picture_00_tiny.png").shape == (24, 24, 3)
+    last = [line for line in figures(pictures / "experiments" / "tiny") if line["kind"] == "mini"][-1]
+    assert results["sets"]["mini"]["mean"]["psnr"] == pytest.approx(last["psnr"])  # measured on the averaged weights, as in training
+
+
+def test_testing_needs_weights_that_are_there_and_fit(pictures: Path) -> None:
+    with pytest.raises(UserError, match="needs weights"):
+        test_command.main(["-opt", str(write_options(pictures))])
+    with pytest.raises(UserError, match="no such file"):
+        test_command.main(["-opt", str(write_options(pictures, path__pretrain_network_g="nowhere.pth"))])
+    run_here(write_options(pictures))
+    weights = str(pictures / "experiments" / "tiny" / "models" / "net_g_latest.pth")
+    with pytest.raises(UserError, match="params_emma"):
+        test_command.main(["-opt", str(write_options(pictures, path__pretrain_network_g=weights, path__param_key_g="params_emma"))])
+    with pytest.raises(UserError, match=r"body\.0\.weight"):
+        test_command.main(["-opt", str(write_options(pictures, path__pretrain_network_g=weights, network_g__width=5))])
+
+
+def test_tiled_validation_is_near_the_untiled_one(pictures: Path) -> None:
+    run_here(write_options(pictures, name="whole"))
+    run_here(write_options(pictures, name="tiled", val__tile=8, val__tile_overlap=4))
+    whole, tiled = (figures(pictures / "experiments" / name)[-1]["psnr"] for name in ("whole", "tiled"))
+    assert tiled == pytest.approx(whole, abs=0.05)  # the network sees two pixels far
+
+
+def test_results_do_not_depend_on_the_current_folder(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_options(pictures, train__total_iter=5, datasets__train__dataroot_gt="gt", datasets__val__dataroot_gt="gt")
+    text = file.read_text().replace(f"experiments_root: {pictures}/experiments", "experiments_root: experiments")
+    file.write_text(text)
+    assert train_command.main(["-opt", str(file), "--root", str(pictures)]) == 0
+    (pictures / "elsewhere").mkdir()
+    monkeypatch.chdir(pictures / "elsewhere")
+    file.write_text(text.replace("total_iter: 5", "total_iter: 10"))
+    assert train_command.main(["-opt", str(file), "--root", str(pictures), "--auto_resume"]) == 0
+    lines = [line["step"] for line in figures(pictures / "experiments" / "tiny") if line["kind"] == "train"]
+    assert lines == list(range(1, 11))
+
+
+def test_debug_run_is_short_and_has_a_name_of_its_own(pictures: Path) -> None:
+    assert train_command.main(["-opt", str(write_options(pictures, train__scheduler={"type": "Constant"})), "--debug"]) == 0
+    assert len([line for line in figures(pictures / "experiments" / "debug_tiny") if line["kind"] == "train"]) == 16
+
+
+def test_launchers_run_from_anywhere(pictures: Path) -> None:
+    """The real script: an error of one line and status 2, and the schema; the installed basicsr is not hidden by the folder basicsr/."""
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    line = [sys.executable, str(ROOT / "basicsr" / "train.py"), "-opt", "nowhere.yml"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=pictures, env={**os.environ, "PYTHONPATH": ""}, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "error: nowhere.yml: no such option file"
+
+
+def test_command_line_in_another_process(pictures: Path) -> None:
+    done = run_there("train", "-opt", write_options(pictures), "--local-rank", "0", "--force_yml", "train:total_iter=2")
+    assert done.returncode == 0, done.stderr
+    assert "finished: 2 steps" in done.stdout

@@ -1,0 +1,62 @@
+"""What restoration does with a batch, by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eqmambair.engine.options import load_options
+from eqmambair.errors import UserError
+from eqmambair.metrics.psnr_ssim import psnr, ssim
+from eqmambair.models import Record, RestorationModel, ValidationRequest, find_model
+from eqmambair.models.restoration_metrics import measure
+from tests.engine.tiny import make_pictures, write_options
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> RestorationModel:
+    make_pictures(tmp_path / "gt", count=2)
+    metrics = {key: {"type": f"calculate_{key}", "crop_border": 2, "test_y_channel": True} for key in ("psnr", "ssim")}
+    options, _ = load_options(write_options(tmp_path, network_g__dropout=0.0, network_g__batch_norm=False, val__metrics=metrics))
+    return RestorationModel(options, torch.device("cpu"))
+
+
+def test_official_names_mean_the_restoration_model() -> None:
+    for name in ("SRModel", "MambaIRModel", "EQMambaIRModel", "MambaIRv2Model", "RestorationModel", "ImageRestorationModel"):
+        assert find_model(name) is RestorationModel
+
+
+def test_loss_is_the_weighted_mean_difference(model: RestorationModel) -> None:
+    batch = {"lq": torch.rand(2, 3, 4, 4), "gt": torch.rand(2, 3, 8, 8), "lq_path": ["a", "b"]}
+    loss, parts = model.training_step(model.network.train(), batch)
+    expected = (model.network(batch["lq"]) - batch["gt"]).abs().mean()
+    torch.testing.assert_close(loss, expected)
+    assert list(parts) == ["l_pix"]
+
+
+def test_measures_are_those_of_the_benchmarks(model: RestorationModel, tmp_path: Path) -> None:
+    dataset = model.build_dataset(model.options.datasets["val"], "val")
+    batch = model.move(torch.utils.data.default_collate([dataset[0]]))
+    record = model.validation_step(model.network.eval(), batch, ValidationRequest("mini", tmp_path / "out", "x", pictures=True))[0]
+    from eqmambair.data.io import read_image
+
+    written = read_image(tmp_path / "out" / "picture_00_x.png")
+    truth = read_image(tmp_path / "gt" / "picture_00.png")
+    assert record.values["psnr"] == pytest.approx(psnr(written, truth, crop_border=2))
+    assert record.values["ssim"] == pytest.approx(ssim(written, truth, crop_border=2))
+    assert record.pictures["lq_sr_gt_difference"].shape == (24, 4 * 24, 3)
+
+
+def test_infinities_are_reported_and_not_averaged(model: RestorationModel) -> None:
+    records = [Record("a", {"psnr": 30.0}), Record("b", {"psnr": math.inf}), Record("c", {"psnr": 32.0})]
+    assert model.summarise(records) == {"psnr": 31.0, "psnr_not_finite": 1}
+
+
+def test_pictures_too_small_for_a_metric_are_named() -> None:
+    small = np.zeros((12, 12, 3), np.uint8)
+    with pytest.raises(UserError, match=r"tiny: 12x12 is too small for the metric ssim"):
+        measure({"ssim": {"type": "calculate_ssim", "crop_border": 2}}, small, small, "tiny")
+    with pytest.raises(UserError, match="do scale, network and data agree"):
+        measure({}, small, small[:6], "tiny")
