@@ -13,10 +13,11 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 from eqmambair.data import transforms
 from eqmambair.data.io import decode_image
 from eqmambair.data.prepare import downscale, read_meta_info
-from eqmambair.data.stores import ImageStore, open_store
+from eqmambair.data.stores import ImageStore, header_size, open_store
 from eqmambair.data.transforms import Pixels
 from eqmambair.errors import UserError
 
+Size = tuple[int, int]  # width, height
 CheckLevel = Literal["full", "header", "lazy"]
 
 
@@ -116,9 +117,12 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def inspect(self, index: int, level: CheckLevel) -> None:
         """Raise ``UserError`` if the sample cannot be used: a missing partner always, unreadable or ill-sized files as the level asks."""
         self._partners(index)
-        if level != "lazy":
-            gt, lq = self._pixels(index)
-            self._fit(gt, lq, index)
+        if level == "full":
+            self._fit(*self._pixels(index), index)
+        elif level == "header":
+            gt = header_size(self.gt, self.keys[index]) if self.gt else None
+            lq = header_size(self.lq, self.lq_keys[index]) if self.lq else None
+            self._fit_sizes(gt, lq, index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self._partners(index)
@@ -164,26 +168,28 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return image
 
     def _fit(self, gt: Pixels | None, lq: Pixels | None, index: int) -> tuple[Pixels | None, Pixels | None]:
-        """Check the sizes; for validation the truth is cropped to what the output will have."""
+        """Check the sizes, and cut off what of the truth goes beyond the output."""
+        size = self._fit_sizes(_size(gt), _size(lq), index)
+        return (None if gt is None or size is None else gt[: size[1], : size[0]]), lq
+
+    def _fit_sizes(self, gt: Size | None, lq: Size | None, index: int) -> Size | None:
+        """The part of the truth that is used; in training all of it, else less by at most scale - 1 pixels a side."""
         if gt is None:
-            return gt, lq
+            return None
         scale, name = self.scale, self.describe(index)
         if lq is None:
-            gt = gt[: gt.shape[0] // scale * scale, : gt.shape[1] // scale * scale]
-        elif self.phase == "train" and gt.shape[:2] != (lq.shape[0] * scale, lq.shape[1] * scale):
-            raise UserError(f"{name}: {_size(gt)} is not {scale} times {_size(lq)} of {self._lq_store().describe(self.lq_keys[index])}")
-        elif self.phase != "train":
-            target = (lq.shape[0] * scale, lq.shape[1] * scale)
-            if not (0 <= gt.shape[0] - target[0] < scale and 0 <= gt.shape[1] - target[1] < scale):
-                raise UserError(
-                    f"{name}: {_size(gt)} does not go with {_size(lq)} of {self._lq_store().describe(self.lq_keys[index])} at scale {scale}"
-                )
-            gt = gt[: target[0], : target[1]]
-        if min(gt.shape[:2]) < (self.gt_size or 1) and self.phase == "train":
-            raise UserError(f"{name}: {_size(gt)} is smaller than the crops (gt_size {self.gt_size})")
-        if 0 in gt.shape:
+            size = gt[0] // scale * scale, gt[1] // scale * scale
+        else:
+            size = lq[0] * scale, lq[1] * scale
+            slack = 1 if self.phase == "train" else scale
+            if not (0 <= gt[0] - size[0] < slack and 0 <= gt[1] - size[1] < slack):
+                other = self._lq_store().describe(self.lq_keys[index])
+                raise UserError(f"{name}: {gt[0]}x{gt[1]} is not {scale} times {lq[0]}x{lq[1]} of {other}")
+        if self.phase == "train" and min(size) < (self.gt_size or 1):
+            raise UserError(f"{name}: {gt[0]}x{gt[1]} is smaller than the crops (gt_size {self.gt_size})")
+        if 0 in size:
             raise UserError(f"{name}: is smaller than the scale {scale}")
-        return gt, lq
+        return size
 
     def _crop(self, gt: Pixels, lq: Pixels | None, index: int) -> tuple[Pixels, Pixels]:
         assert self.gt_size is not None
@@ -256,5 +262,5 @@ def _per_channel(values: list[float] | None, name: str) -> torch.Tensor | None:
     return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
-def _size(image: Pixels) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(image: Pixels | None) -> Size | None:
+    return None if image is None else (image.shape[1], image.shape[0])

@@ -3,6 +3,7 @@
 A key is the path below the root without its last extension, with ``/`` between folders; any UTF-8 text, dots included.
 """
 
+import io
 import os
 import re
 from abc import ABC, abstractmethod
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 from eqmambair.data.io import list_images
 from eqmambair.data.prepare import read_meta_info
 from eqmambair.errors import UserError
+
+_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 lie on their side
 
 
 class ImageStore(ABC):
@@ -121,6 +124,24 @@ class LmdbStore(ImageStore):
         if mark not in self._open:
             self._open[mark] = lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False, max_readers=1024)
         return self._open[mark]
+
+
+def header_size(store: ImageStore, key: str) -> tuple[int, int]:
+    """Width and height that a file states, upright, without decoding it.
+
+    Raises:
+        UserError: the file cannot be read or states none.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(store.read(key))) as image:
+            tags = Image.Exif()  # image.getexif() would decode a PNG
+            tags.load(image.info.get("exif", b""))
+            turned = tags.get(_ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{store.describe(key)}: is not an image, or is damaged ({' '.join(str(error).split())[:100]})") from None
 
 
 if hasattr(os, "register_at_fork"):

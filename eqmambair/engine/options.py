@@ -83,7 +83,7 @@ def parse_options(source: Source, command: str = "train") -> Options:
 def joined_schema(model: type[Model]) -> type[Options]:
     """``Options`` whose section ``train`` also has the keys of this model."""
     train = create_model("TrainOptions", __base__=(model.train_schema, TrainOptions), __doc__=TrainOptions.__doc__)
-    return create_model("Options", __base__=Options, __doc__=Options.__doc__, train=(train | None, None))
+    return create_model("Options", __base__=Options, __doc__=Options.__doc__, train=(train | None, None))  # type: ignore[arg-type]
 
 
 def dump_options(options: Options) -> str:
@@ -129,7 +129,7 @@ def _override(source: Source, text: str) -> None:
 def _drop_ignored(source: Source) -> Iterator[str]:
     for pattern, reason in schema.IGNORED.items():
         for path, mapping in _matches(source.data, pattern, ()):
-            del mapping[path[-1]]
+            mapping.pop(str(path[-1]))
             yield f"{source.place(path)}: {'.'.join(map(str, path))} has no effect: {reason}"
 
 

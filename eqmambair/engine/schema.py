@@ -117,11 +117,11 @@ class Options(Section):
     find_unused_parameters: bool = Field(False, description="for distributed runs of networks that leave parameters out")
     datasets: dict[str, DatasetOptions] = Field(description="train, val, val_2, test_1, ...")
     network_g: NetworkSpec = Field(description="network: type and its arguments")
-    path: PathOptions = Field(default_factory=PathOptions)
+    path: PathOptions = Field(default_factory=lambda: PathOptions.model_validate({}))
     train: TrainOptions | None = None
     val: ValOptions | None = None
-    logger: LoggerOptions = Field(default_factory=LoggerOptions)
-    dist_params: DistOptions = Field(default_factory=DistOptions)
+    logger: LoggerOptions = Field(default_factory=lambda: LoggerOptions.model_validate({}))
+    dist_params: DistOptions = Field(default_factory=lambda: DistOptions.model_validate({}))
 
     _root: Path = PrivateAttr(default_factory=Path.cwd)
 

@@ -125,9 +125,11 @@ def _walk(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str],
             if key.value in seen:
                 raise UserError(f"{line}: the key {key.value!r} stands here a second time")
             seen.add(key.value)
-            places[(*path, key.value)] = line
-            _walk(value, (*path, key.value), file, places, above)
+            here = (*path, key.value)
+            places[here] = line
+            _walk(value, here, file, places, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            places[(*path, index)] = f"{file}:{value.start_mark.line + 1}"
-            _walk(value, (*path, index), file, places, above)
+            item = (*path, index)
+            places[item] = f"{file}:{value.start_mark.line + 1}"
+            _walk(value, item, file, places, above)

@@ -162,6 +162,17 @@ def test_all_bad_files_are_named_at_once(pairs: Path) -> None:
     assert "3 of 5 samples" in str(caught.value)
 
 
+def test_headers_alone_show_wrong_sizes_and_files_that_are_no_pictures(pairs: Path) -> None:
+    (pairs / "gt" / "picture_00.png").write_bytes(b"text")
+    write_image(pairs / "lq" / "picture_01x2.png", np.zeros((12, 12, 3), np.uint8))
+    data = (pairs / "lq" / "picture_02x2.png").read_bytes()
+    (pairs / "lq" / "picture_02x2.png").write_bytes(data[: len(data) // 2])  # only decoding shows that
+    with pytest.raises(UserError) as caught:
+        check_dataset(build(pairs), "header", "error", "train")
+    assert "2 of 5 samples" in str(caught.value)
+    assert "26x26 is not 2 times 12x12" in str(caught.value)
+
+
 def test_bad_files_are_left_out_and_counted_on_request(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     (pairs / "gt" / "picture_00.png").write_bytes(b"text")
     dataset = build(pairs)
