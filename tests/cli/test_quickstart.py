@@ -66,7 +66,7 @@ def test_missing_results_are_named(tmp_path, weights_x2):
         "--picture": tmp_path / "c.png",
         "--weights": weights_x2,
     }
-    with pytest.raises(UserError, match="coffee_1.png: has no partner"):
+    with pytest.raises(UserError, match=r"coffee_1\.png: has no partner"):
         quickstart.main(["--margin", "0.3", *(str(word) for pair in folders.items() for word in pair)])
 
 
