@@ -62,7 +62,9 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
     found: list[tuple[Path, Path]] = []  # the file, and its place relative to the output folder
     for path in inputs:
         if path.is_dir():
-            images = list_images(path, recursive=recursive)
+            # results of an earlier run that lie inside the folder are no inputs
+            inside = output.resolve() if path.resolve() in output.resolve().parents else None
+            images = [image for image in list_images(path, recursive=recursive) if inside not in image.resolve().parents]
             found += [(image, image.relative_to(path)) for image in images]
             if not images:
                 plan.problems.append(f"{path}: no picture here ({', '.join(IMAGE_EXTENSIONS)})")

@@ -120,6 +120,14 @@ def test_folders_are_searched_deeply_on_request_only(tmp_path, weights_x2):
     assert [p.relative_to(tmp_path / "deep").as_posix() for p in list_images(tmp_path / "deep", recursive=True)] == ["a.png", "sub/a.png"]
 
 
+def test_results_inside_the_input_folder_are_no_inputs_of_the_next_run(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "in" / "a.png", picture(4, 4))
+    for _ in range(2):
+        assert command(tmp_path / "in", "-o", tmp_path / "in/out", "-w", weights_x2, "--recursive", "--overwrite") == 0
+        assert "1 restored" in capsys.readouterr().out
+    assert len(list_images(tmp_path / "in", recursive=True)) == 2
+
+
 def test_bad_files_are_named_and_the_rest_is_done(tmp_path, weights_x2, capsys):
     folder = tmp_path / "in"
     for name in ("a.png", "z.png"):
