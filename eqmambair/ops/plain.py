@@ -27,21 +27,22 @@ def forward(
     order: Tensor | None,
     delta_softplus: bool,
     chunk: int,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The result (b, l, g, d), and the states (b, chunks, g, n, d) at the entry of each chunk of ``chunk`` tokens (none if 0)."""
+    """The result (b, l, g, d), and with ``keep`` the states (b, chunks, g, n, d) at the entry of each chunk of tokens."""
     b, length, groups, channels = delta.shape
     states_per_channel = A.shape[2]
     path = _Path(order, b, length)
     y = torch.empty(delta.shape, dtype=u.dtype, device=u.device)
-    chunks = -(-length // chunk) if chunk else 0
+    chunks = -(-length // chunk) if keep else 0
     entries = A.new_empty((b, chunks, groups, states_per_channel, channels))
     state = A.new_zeros((b, groups, channels, states_per_channel))
-    segment = chunk * _chunks_per_segment(delta, A, chunk) if chunk else _CHUNK_WHEN_NONE_IS_KEPT
+    segment = chunk * _chunks_per_segment(delta, A, chunk)
     for start in range(0, length, segment):
         stop = min(start + segment, length)
         s = _Segment(path, start, stop, u, delta, A, B, C, delta_bias, delta_softplus)
         h = _linear_scan(s.decay, s.inputs, state)
-        if chunk:
+        if keep:
             entries[:, start // chunk] = state.transpose(-1, -2)
             inner = h[:, chunk - 1 : stop - start - 1 : chunk]
             entries[:, start // chunk + 1 : start // chunk + 1 + inner.shape[1]] = inner.transpose(-1, -2)
@@ -105,10 +106,6 @@ def backward(
     if u.shape[2] != groups:
         grad_u = grad_u.sum(2, keepdim=True)
     return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias
-
-
-# Tokens of a segment when no state is kept.
-_CHUNK_WHEN_NONE_IS_KEPT = 1024
 
 
 def _chunks_per_segment(delta: Tensor, A: Tensor, chunk: int) -> int:

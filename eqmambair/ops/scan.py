@@ -12,12 +12,14 @@ _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D{none}
 _LIBRARY = torch.library.Library("eqmambair", "DEF")
 _LIBRARY.define(f"selective_scan({_INPUTS.format(none='=None')}, bool delta_softplus=True) -> Tensor")
 for _name in ("selective_scan_forward", "plain_scan_forward"):
-    _LIBRARY.define(f"{_name}({_INPUTS.format(none='')}, bool delta_softplus, int chunk) -> (Tensor, Tensor)")
+    _LIBRARY.define(f"{_name}({_INPUTS.format(none='')}, bool delta_softplus, int chunk, bool keep) -> (Tensor, Tensor)")
 for _name in ("selective_scan_backward", "plain_scan_backward"):
     _LIBRARY.define(
         f"{_name}(Tensor grad, {_INPUTS.format(none='')}, Tensor states, bool delta_softplus, int chunk)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
+
+_LIBRARY.define("simd_level() -> str")
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 
@@ -83,8 +85,8 @@ def _selective_scan(
     D = None if D is None else D.to(state_type)
     delta_bias = None if delta_bias is None else delta_bias.to(state_type)
     inputs = (u, delta, A, B, C, D, delta_bias)
-    chunk = CHUNK if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs) else 0
-    y, _ = torch.ops.eqmambair.selective_scan_forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus, chunk)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    y, _ = torch.ops.eqmambair.selective_scan_forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus, CHUNK, keep)
     return y
 
 
@@ -174,9 +176,9 @@ def check_order(order: Tensor, length: int) -> None:
         raise ValueError(f"selective_scan: order{list(where)} is no permutation of 0..{length - 1}")
 
 
-def _fake_forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus, chunk):
+def _fake_forward(u, delta, A, B, C, D, delta_bias, order, delta_softplus, chunk, keep):
     b, length, groups, channels = delta.shape
-    chunks = (length + chunk - 1) // chunk if chunk else 0
+    chunks = (length + chunk - 1) // chunk if keep else 0
     return u.new_empty(delta.shape), A.new_empty((b, chunks, groups, A.shape[2], channels))
 
 
@@ -186,7 +188,7 @@ def _fake_backward(grad, u, delta, A, B, C, D, delta_bias, order, states, delta_
 
 
 def _keep(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.chunk = inputs
+    *tensors, ctx.delta_softplus, ctx.chunk, _ = inputs
     states = output[1]
     ctx.mark_non_differentiable(states)
     ctx.save_for_backward(*tensors, states)
@@ -196,7 +198,7 @@ def _gradient(ctx, grad, _):
     *tensors, states = ctx.saved_tensors
     grads = torch.ops.eqmambair.selective_scan_backward(grad, *tensors, states, ctx.delta_softplus, ctx.chunk)
     wanted = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
-    return *wanted, None, None, None
+    return *wanted, None, None, None, None
 
 
 def _no_second_gradient(ctx, *grads):

@@ -1,0 +1,155 @@
+// The selective scan forwards, for a block of channels of one group of one batch element.
+//
+// Lanes are channels. A chunk of tokens is read in the order of the path: its steps and inputs, then, for as many states at a time as
+// registers hold, the recurrence over the chunk's tokens, then the results are written where the tokens were read. So memory is
+// touched once for each token whatever the number of states, and the innermost loop works on the first-level cache.
+#include "kernels.h"
+#include "parts.h"
+
+namespace eqmambair {
+namespace SCAN_SET {
+namespace {
+
+struct Buffers {
+  int32_t* tokens;
+  int32_t* tokens_after;  // of the next chunk
+  float *B, *C;           // (chunk, n)
+  float *step, *input, *y;  // (chunk, W)
+  float *rates, *state;   // (vectors, n, W)
+};
+
+// The memory of the next chunk's tokens: of each of three arrays one cache line, token by token.
+struct Ahead {
+  const int32_t* tokens;
+  int count = 0;
+  const char* array[3];
+  int64_t token[3];  // bytes
+  // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
+  __attribute__((always_inline)) void fetch(int t) const {
+    if (t < count)
+      SCAN_UNROLL for (int i = 0; i < 3; i++) __builtin_prefetch(array[i] + tokens[t] * token[i], i == 2, 2);
+  }
+};
+
+Buffers cut(const ScanInputs& in, int64_t block, Scratch& scratch) {
+  const int64_t vectors = divide_up(block, W);
+  Buffers x;
+  x.tokens = scratch.integers(in.chunk);
+  x.tokens_after = scratch.integers(in.chunk);
+  x.B = scratch.floats(in.chunk * in.states);
+  x.C = scratch.floats(in.chunk * in.states);
+  x.step = scratch.floats(in.chunk * W);
+  x.input = scratch.floats(in.chunk * W);
+  x.y = scratch.floats(in.chunk * W);
+  x.rates = scratch.floats(vectors * in.states * W);
+  x.state = scratch.floats(vectors * in.states * W);
+  return x;
+}
+
+// Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched.
+template <int Count>
+void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
+             float* state, int tokens, const Ahead& ahead) {
+  constexpr int side_by_side = Count < interleaved ? Count : interleaved;
+  V h[Count];
+  SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
+  for (int t = 0; t < tokens; t++, B += states, C += states) {
+    ahead.fetch(t);
+    const V s = load(step + W * t), x = load(input + W * t);
+    V sum = load(y + W * t);
+    SCAN_UNROLL for (int m = 0; m < Count; m += side_by_side) {
+      V decay[side_by_side];
+      powers(s, rates + W * m, decay);
+      SCAN_UNROLL for (int n = 0; n < side_by_side; n++) h[m + n] = fma(decay[n], h[m + n], x * all(B[m + n]));
+      SCAN_UNROLL for (int n = 0; n < side_by_side; n++) sum = fma(h[m + n], all(C[m + n]), sum);
+    }
+    store(y + W * t, sum);
+  }
+  SCAN_UNROLL for (int n = 0; n < Count; n++) store(state + W * n, h[n]);
+}
+
+template <int Count>
+void advance_all(int64_t n, const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead& ahead) {
+  for (; n + Count <= states; n += Count)
+    advance<Count>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead{} : ahead);
+  if constexpr (Count > 1) advance_all<Count / 2>(n, x, rates, state, states, tokens, ahead);
+}
+
+// Steps, inputs and skips of a chunk's tokens.
+template <bool Softplus, class T>
+void read_steps(const T* delta, int64_t delta_token, const T* u, int64_t u_token, V bias, V skip, int active, int count,
+                const Buffers& x) {
+  for (int t = 0; t < count; t++) {
+    const V raw = load_part(delta + x.tokens[t] * delta_token, active) + bias;
+    const V token = load_part(u + x.tokens[t] * u_token, active);
+    const V step = Softplus ? softplus(raw, exp_of_minus_absolute(raw)) : raw;
+    store(x.step + t * W, step);
+    store(x.input + t * W, step * token);
+    store(x.y + t * W, skip * token);
+  }
+}
+
+SCAN_INLINE const char* bytes(const void* p) { return static_cast<const char*>(p); }
+
+template <class T>
+void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory) {
+  const FlushTiny flush_tiny;
+  const ScanInputs& in = scan.in;
+  Scratch scratch(memory);
+  const Buffers x = cut(in, block, scratch);
+  const int64_t blocks = divide_up(in.channels, block);
+  const int64_t b = task / blocks / in.groups, g = task / blocks % in.groups;
+  const int64_t begin = task % blocks * block, end = begin + block < in.channels ? begin + block : in.channels;
+  for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
+    read_rates(in, g, d, log2_e, x.rates + v);
+    for (int64_t i = 0; i < in.states; i++) store(x.state + v + i * W, zero());
+  }
+  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group;
+  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
+  const int64_t row = in.groups * in.channels;
+  T* const y = static_cast<T*>(scan.y) + b * in.length * row + g * in.channels;
+  const int64_t chunks = divide_up(in.length, in.chunk);
+  for (int64_t c = 0; c < chunks; c++) {
+    const int64_t from = c * in.chunk;
+    const int count = static_cast<int>(in.length - from < in.chunk ? in.length - from : in.chunk);
+    const int after = static_cast<int>(in.length - from - count < in.chunk ? in.length - from - count : in.chunk);
+    read_path(in, b, g, from, count, x.tokens);
+    read_path(in, b, g, from + count, after, x.tokens_after);
+    read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
+    read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
+    for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
+      const int active = lanes(in.channels, d);
+      if (scan.kept) {
+        float* kept = scan.kept + ((b * chunks + c) * in.groups + g) * in.states * in.channels + d;
+        for (int64_t n = 0; n < in.states; n++) store_part(kept + n * in.channels, load(x.state + v + n * W), active);
+      }
+      const V skip = channel_values(in.D, in, g, d), bias = channel_values(in.bias, in, g, d);
+      const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
+      read(delta + d, in.delta.token, u + d, in.u.token, bias, skip, active, count, x);
+      const Ahead ahead{x.tokens_after, after,
+                        {bytes(u + d), bytes(delta + d), bytes(y + d)},
+                        {in.u.token * int64_t{sizeof(T)}, in.delta.token * int64_t{sizeof(T)}, row * int64_t{sizeof(T)}}};
+      advance_all<most_states>(0, x, x.rates + v, x.state + v, in.states, count, ahead);
+      for (int t = 0; t < count; t++) store_part(y + x.tokens[t] * row + d, load(x.y + t * W), active);
+    }
+  }
+}
+
+}  // namespace
+
+int64_t forward_scratch(const ScanInputs& in, int64_t block) {
+  Scratch scratch(nullptr);
+  cut(in, block, scratch);
+  return scratch.taken();
+}
+
+void forward(const ScanForward& scan, int64_t block, int64_t task, void* scratch) {
+  switch (scan.in.type) {
+    case Type::f32: return forward<float>(scan, block, task, scratch);
+    case Type::bf16: return forward<bf16>(scan, block, task, scratch);
+    case Type::f16: return forward<f16>(scan, block, task, scratch);
+  }
+}
+
+}  // namespace SCAN_SET
+}  // namespace eqmambair
