@@ -6,6 +6,7 @@ A key is the path below the root without its last extension, with ``/`` between 
 import io
 import os
 import re
+import struct
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,10 @@ from eqmambair.data.prepare import read_meta_info
 from eqmambair.errors import UserError
 
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 lie on their side
+
+
+_LMDB_META = struct.Struct("=16xI20xI92xQQ")  # of a meta page on 64-bit machines: magic, page size, last page, transaction
+_LMDB_MAGIC = 0xBEEFC0DE
 
 
 class ImageStore(ABC):
@@ -50,6 +55,9 @@ class FolderStore(ImageStore):
         self._paths: dict[str, Path] = {}
         for path in list_images(root, recursive=True):
             key = path.relative_to(root).with_suffix("").as_posix()
+            if not _is_text(path.name):
+                name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+                raise UserError(f"{root}: the name of {name} is not UTF-8; rename it")
             if key in self._paths:
                 raise UserError(f"{root}: {path.name} and {self._paths[key].name} differ in their extension alone; keep one of them")
             self._paths[key] = path
@@ -122,8 +130,26 @@ class LmdbStore(ImageStore):
 
         mark = str(self.root.resolve())
         if mark not in self._open:
+            _refuse_cut_off(self.root / "data.mdb")
             self._open[mark] = lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False, max_readers=1024)
         return self._open[mark]
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """Raise ``UserError`` where an LMDB's file is shorter than it says: LMDB would read behind its end, and that kills the process."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(1 << 17)
+    needed = 1
+    if len(head) >= _LMDB_META.size:
+        page = _LMDB_META.unpack_from(head)[1]
+        metas = [_LMDB_META.unpack_from(head, at) for at in (0, page) if at + _LMDB_META.size <= len(head)]
+        magic, _, last_page, _ = max(metas, key=lambda meta: meta[3])  # the newer of two
+        if magic != _LMDB_MAGIC:
+            raise UserError(f"{path}: is not an LMDB")
+        needed = max(last_page + 1, 2) * page
+    if size < max(needed, _LMDB_META.size):
+        raise UserError(f"{path}: is cut off ({size} of {needed} bytes); make it again")
 
 
 def header_size(store: ImageStore, key: str) -> tuple[int, int]:
@@ -146,6 +172,14 @@ def header_size(store: ImageStore, key: str) -> tuple[int, int]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=LmdbStore.close_all)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_store(root: str | Path, what: str, kind: str | None = None, scale: int = 1) -> ImageStore:

@@ -24,7 +24,7 @@ class DatasetOptions(Section):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
     name: str | None = Field(None, description="name in tables and folders; the key of the section if absent")
     type: str = Field(description="class of the dataset")
-    batch_size_per_gpu: int = Field(1, ge=1, description="samples of one process in one forward pass")
+    batch_size_per_gpu: int = Field(1, ge=1, le=65536, description="samples of one process in one forward pass")
     num_worker_per_gpu: int = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
     use_shuffle: bool = Field(True, description="a new random order every epoch; false: files by name")
     check: Literal["full", "header", "lazy"] = Field(
@@ -57,7 +57,7 @@ class TrainOptions(Section):
     scheduler: dict[str, Any] = Field(default_factory=lambda: {"type": "Constant"}, description="learning-rate schedule")
     warmup_iter: int = Field(-1, ge=-1, description="steps of linear warm-up, multiplied with the schedule; -1 = none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
-    accumulate: int = Field(1, ge=1, description="forward passes for one optimiser step")
+    accumulate: int = Field(1, ge=1, le=65536, description="forward passes for one optimiser step")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
     grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
     nonfinite_limit: int = Field(10, ge=0, description="steps with a non-finite loss or gradient to skip before the run stops")
@@ -102,7 +102,7 @@ class DistOptions(Section):
 
     backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl with GPUs, gloo without")
     port: int | None = Field(None, ge=1, le=65535, description="port of the first process, for slurm")
-    timeout_minutes: float = Field(60, gt=0, description="longest wait for another process")
+    timeout_minutes: float = Field(60, gt=0, le=10080, description="longest wait for another process")
 
 
 class Options(Section):

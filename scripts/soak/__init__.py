@@ -1,0 +1,1 @@
+"""What scripts/soak_training.py does."""
