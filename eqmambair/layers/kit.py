@@ -5,8 +5,8 @@ Widths are counted in fields of `kit.order` channels; for the plain kit a field 
 
 from typing import Protocol
 
-from timm.layers import DropPath
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from eqmambair.groups import Group, ScanPaths, cross_scan_order
 from eqmambair.layers.attention import ChannelAttention
@@ -74,7 +74,7 @@ class PlainKit:
         return ChannelScale(width)
 
     def drop(self, rate: float) -> nn.Module:
-        return DropPath(rate)
+        return StochasticDepth(rate, "row")
 
     def channel_attention(self, width: int, squeeze: int) -> nn.Module:
         return ChannelAttention(nn.Linear(width, squeeze), nn.Linear(squeeze, width))
@@ -125,7 +125,7 @@ class GroupKit:
         return FieldScale(self.group, width)
 
     def drop(self, rate: float) -> nn.Module:
-        return FieldDropout(self.group, rate) if self.element_drop else DropPath(rate)
+        return FieldDropout(self.group, rate) if self.element_drop else StochasticDepth(rate, "row")
 
     def channel_attention(self, width: int, squeeze: int) -> nn.Module:
         return ChannelAttention(GroupLinear(self.group, width, squeeze), GroupLinear(self.group, squeeze, width))
