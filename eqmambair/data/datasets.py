@@ -1,6 +1,5 @@
 """Pairs of a degraded picture and the truth, from folders or LMDBs; found under basicsr's names for them in option files."""
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,10 +43,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         use_rot: flip upside down and transpose in training, each with probability one half.
         noise_sigma: standard deviation of Gaussian noise added to the degraded picture, in 8-bit steps.
         color: channels that the network sees: RGB, the luma of YCbCr, or gray.
-        mean: subtracted per channel.
-        std: divided by per channel.
         alpha: what to do with pictures that are partly transparent: refuse them, or drop the channel.
-        task: in published files; has no effect.
         phase: train, val or test.
         scale: output pixels per input pixel and side.
         root: folder that relative paths start from.
@@ -66,10 +62,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         use_rot: bool = False,
         noise_sigma: float = 0.0,
         color: Literal["rgb", "y", "gray"] = "rgb",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         alpha: Literal["error", "drop"] = "error",
-        task: str | None = None,
         phase: Literal["train", "val", "test"] = "train",
         scale: int = 1,
         root: Path | None = None,
@@ -85,7 +78,6 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.scale, self.phase, self.gt_size = scale, phase, gt_size
         self.use_hflip, self.use_rot, self.noise_sigma = use_hflip, use_rot, noise_sigma
         self.color, self.alpha = color, alpha
-        self.mean, self.std = _per_channel(mean, "mean"), _per_channel(std, "std")
         store = self.gt or self.lq
         assert store is not None
         if meta_info_file is not None:
@@ -203,9 +195,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             tensor = torch.from_numpy(rgb2ycbcr(tensor.numpy().transpose(1, 2, 0), y_only=True).astype(np.float32))[None]
         elif self.color == "gray" and tensor.shape[0] == 3:
             tensor = (tensor * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
-        if self.mean is not None:
-            tensor = tensor - self.mean
-        return tensor / self.std if self.std is not None else tensor
+        return tensor
 
 
 @DATASET_REGISTRY.register(suffix="eqmambair")
@@ -215,6 +205,9 @@ class SingleImageDataset(PairedImageDataset):
     Args:
         dataroot_lq: folder or LMDB.
         meta_info_file: list of the pictures to use; all if absent.
+        io_backend: ``{type: disk}`` or ``{type: lmdb}``; by the name of the folder if absent.
+        color: channels that the network sees: RGB, the luma of YCbCr, or gray.
+        alpha: what to do with pictures that are partly transparent: refuse them, or drop the channel.
     """
 
     def __init__(
@@ -224,8 +217,6 @@ class SingleImageDataset(PairedImageDataset):
         meta_info_file: str | None = None,
         io_backend: IOBackend | None = None,
         color: Literal["rgb", "y", "gray"] = "rgb",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         alpha: Literal["error", "drop"] = "error",
         phase: Literal["train", "val", "test"] = "test",
         scale: int = 1,
@@ -236,8 +227,6 @@ class SingleImageDataset(PairedImageDataset):
             meta_info_file=meta_info_file,
             io_backend=io_backend,
             color=color,
-            mean=mean,
-            std=std,
             alpha=alpha,
             phase=phase,
             scale=scale,
@@ -252,14 +241,6 @@ def _absolute(root: Path, path: str) -> Path:
 
 def _store(root: Path, path: str | None, what: str, kind: str | None, scale: int) -> ImageStore | None:
     return None if path is None else open_store(_absolute(root, path), what, kind, scale)
-
-
-def _per_channel(values: list[float] | None, name: str) -> torch.Tensor | None:
-    if values is None:
-        return None
-    if name == "std" and not all(math.isfinite(value) and value > 0 for value in values):
-        raise UserError(f"std must be positive, found {values}")
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
 def _size(image: Pixels | None) -> Size | None:

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,12 @@ class Records:
     Args:
         folder: of the run.
         step: the step that the run goes on from; what was written for later ones is dropped.
+        unvalidated: whether the validation of that step comes again.
     """
 
-    def __init__(self, folder: Path, options: LoggerOptions, name: str, step: int = 0) -> None:
+    def __init__(self, folder: Path, options: LoggerOptions, name: str, step: int = 0, unvalidated: bool = False) -> None:
         self._path = folder / "log.jsonl"
-        self._drop_after(step)
+        self._keep(lambda line: line["step"] < step or (line["step"] == step and (line["kind"] == "train" or not unvalidated)))
         self._tensorboard: Any = None
         self._wandb: Any = None
         if options.use_tb_logger:
@@ -114,13 +115,13 @@ class Records:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _drop_after(self, step: int) -> None:
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if not self._path.exists():
             return
         kept = []
         for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if wanted(json.loads(line)):
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a killed run

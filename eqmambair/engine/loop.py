@@ -87,8 +87,10 @@ class Trainer:
         resuming.compare(self.options, saved, self._samples(), self.ranks.world, self.mode.accept_changes)
         self.progress = state.apply(place, saved, self.stepper, self.ranks)
         state.restore_generators(saved, self.ranks)
-        if place.parent == self.store.folder:
+        if place.parent.resolve() == self.store.folder.resolve():
             self._saved_step = self.progress.step
+            if self.ranks.is_main:
+                self.store.set_aside_after(self.progress.step)
         _log.info("going on from %s (step %d)", place, self.progress.step)
 
     def _samples(self) -> str:
@@ -120,7 +122,7 @@ class Trainer:
         if self.progress.step > self.train.total_iter:
             raise UserError(f"the run is at step {self.progress.step} already, beyond total_iter ({self.train.total_iter})")
         if self.ranks.is_main:
-            self.records = Records(self.folder, self.options.logger, self.options.name, self.progress.step)
+            self.records = Records(self.folder, self.options.logger, self.options.name, self.progress.step, self.progress.unvalidated)
         batches = training_batches(
             self.dataset,
             section,
@@ -142,9 +144,7 @@ class Trainer:
 
     def _loop(self, batches: Batches, interrupts: Interrupts) -> int:
         total = self.train.total_iter
-        if self.progress.unvalidated:
-            self._validate(interrupts)
-        stop = False
+        stop = self._validate(interrupts) if self.progress.unvalidated else False
         started, samples = time.monotonic(), 0
         with progress_bar(total, self.options.name, show=self.ranks.is_main, initial=self.progress.step) as bar:
             while self.progress.step < total and not stop:

@@ -251,7 +251,8 @@ def _check_dataset(section: DatasetOptions, path: KeyPath) -> Iterator[Problem]:
     for key, message in signatures.problems(target, section.arguments, hidden=GIVEN_TO_DATASETS):
         if key and message.startswith("unknown key"):
             candidates = [*signatures.parameters(target), *DatasetOptions.model_fields, *(pattern[-1] for pattern in schema.IGNORED)]
-            message = f"unknown key for {section.type}{nearest(key, candidates)}"
+            hint = f"; here it is {schema.INSTEAD[key]}" if key in schema.INSTEAD else nearest(key, candidates)
+            message = f"unknown key for {section.type}{hint}"
         yield ((*path, key) if key else path), message
 
 

@@ -151,6 +151,8 @@ IGNORED: dict[tuple[str, ...], str] = {
     ("datasets", "*", "pin_memory"): "memory is pinned whenever there is a GPU",
     ("datasets", "*", "persistent_workers"): "loader processes live as long as the run",
     ("datasets", "*", "dataset_enlarge_ratio"): "iterations are counted, not epochs",
+    ("datasets", "*", "task"): "the keys of the data set tell",
+    ("datasets", "*", "phase"): "the name of the section tells",
     ("path", "root"): "paths are relative to the folder of the project",
     ("path", "ignore_resume_networks"): "a state is resumed whole",
     ("is_train",): "the command tells",
@@ -161,6 +163,8 @@ IGNORED: dict[tuple[str, ...], str] = {
 
 # Keys that other toolboxes have for something that is called otherwise here: the error tells the name.
 INSTEAD: dict[str, str] = {
+    "mean": "the network's, which subtracts it itself; pictures stay in [0, 1]",
+    "std": "the network's; pictures stay in [0, 1]",
     "use_amp": "precision (fp32, bf16 or fp16)",
     "amp": "precision (fp32, bf16 or fp16)",
     "use_grad_clip": "grad_clip (the largest norm)",

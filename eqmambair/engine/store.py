@@ -184,6 +184,13 @@ class StateStore:
             _log.warning("%s is damaged (%s): going back to the state before it", self.place(step), problem)
         return None
 
+    def set_aside_after(self, step: int) -> None:
+        """Move states of later steps out of the way: the run goes on from an earlier one, and makes them anew."""
+        for later in [each for each in self.steps() if each > step]:
+            place = self.place(later)
+            number = 1 + sum(1 for _ in self.folder.glob(f"left_{place.name}_*"))
+            place.rename(self.folder / f"left_{place.name}_{number}")
+
     def _prune(self) -> None:
         steps = self.steps()
         for step in steps[: -self.keep_last]:

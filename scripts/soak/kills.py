@@ -27,7 +27,7 @@ def soak_kills(wanted: int, folder: Path, seed: int) -> list[str]:
     """Kill runs at random moments until ``wanted`` kills are made; returns what went wrong."""
     chance, failures, kills = random.Random(seed), [], 0
     share = -(-wanted // len(VARIANTS))
-    for name, change in VARIANTS.items():
+    for name, change in VARIANTS.items() if wanted else ():
         ranks = 2 if name == "two ranks" else 1
         whole = make_options(folder / "data", folder / "out", f"whole {name}")
         change(whole)

@@ -56,6 +56,32 @@ def test_write_limit_is_an_error_and_keeps_the_last_good_state(pictures: Path, c
     assert run_here(file, auto_resume=True) == 0
 
 
+def test_signal_while_validating_leaves_the_validation_to_the_next_start(pictures: Path) -> None:
+    """The metric sends the signal, once."""
+    mark = pictures / "mark"
+    metric = {"psnr": {"type": "calculate_psnr", "crop_border": 2}, "killer": {"type": "signals_once", "mark": str(mark)}}
+    file = write_options(pictures, val__metrics=metric)
+    process = start(file)
+    process.join(timeout=60)
+    assert process.exitcode == INTERRUPTED
+    folder = pictures / "experiments" / "tiny"
+    assert state(folder, 5)["state.pt"]["progress"]["unvalidated"]
+    assert run_here(file, auto_resume=True) == 0
+    assert run_here(write_options(pictures, "whole.yml", name="whole", val__metrics=metric)) == 0
+    assert figures(folder) == figures(pictures / "experiments" / "whole")
+
+
+def test_killed_loader_process_ends_the_run(pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write_options(pictures, **LONG, datasets__train__num_worker_per_gpu=1)
+    process = start(file)
+    _wait_for_lines(pictures / "experiments" / "tiny" / "log.jsonl", 2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    process.join(timeout=30)
+    assert process.exitcode == 2
+    assert "loading data failed" in capfd.readouterr().err
+
+
 def _wait_for_lines(path: Path, count: int, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not path.exists() or len(path.read_text().splitlines()) < count:

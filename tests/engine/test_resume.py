@@ -39,7 +39,7 @@ def test_resumed_run_equals_the_uninterrupted_one(pictures: Path, variant: str) 
     file = write_options(pictures, **whole)
     assert run_here(file) == 0
     done = pictures / "experiments" / "tiny"
-    for step in (1, 4, 5, 9) if variant != "two workers" else (4,):
+    for step in (1, 4, 5, 9) if not VARIANTS[variant] else (4,):
         again = pictures / f"again_{step}"
         shutil.copytree(
             done, again / "tiny", ignore=lambda _, names, step=step: [n for n in names if n.startswith("step_") and int(n[5:]) > step]
@@ -140,6 +140,16 @@ def test_older_run_is_set_aside_not_overwritten(pictures: Path) -> None:
     run_here(file)
     archived = [each.name for each in (pictures / "experiments").iterdir() if each.name.startswith("tiny_archived_")]
     assert len(archived) == 1
+
+
+def test_going_back_to_an_earlier_state_sets_the_later_ones_aside(pictures: Path) -> None:
+    run_here(write_options(pictures, logger__keep_last=5))
+    folder = pictures / "experiments" / "tiny"
+    whole = state(folder, 10)["net_g.pth"]
+    place = folder / "training_states" / "step_00000005"
+    assert run_here(write_options(pictures, logger__keep_last=5, path__resume_state=str(place))) == 0
+    assert differences(whole, state(folder, 10)["net_g.pth"]) == []
+    assert (folder / "training_states" / "left_step_00000010_1").is_dir()
 
 
 def _later_than(step: int) -> Callable[[str, list[str]], list[str]]:

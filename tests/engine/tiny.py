@@ -3,6 +3,8 @@
 One argument of the script is ``train`` or ``test``.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,15 @@ class SometimesNaN(nn.Module):
         self.calls += 1
         loss = (output - truth).abs().mean()
         return loss * float("nan") if self.calls in self.bad else loss
+
+
+@REGISTRIES["metric"].register()
+def signals_once(img: np.ndarray, img2: np.ndarray, mark: str) -> float:
+    """Send this process SIGTERM at the first call of all."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0.0
 
 
 def make_pictures(folder: Path, count: int = 6, size: int = 24, channels: int = 3, seed: int = 0) -> Path:
