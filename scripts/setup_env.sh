@@ -70,5 +70,5 @@ fi
 
 # torch first and no isolation, so that the C++ and CUDA parts are built against the torch that will run them
 "$python" -m pip install --quiet "torch>=2.4" torchvision ninja
-"$python" -m pip install --quiet --no-build-isolation --editable "$root[test]"
+"$python" -m pip install --quiet --no-build-isolation --editable "$root[dev]"
 echo "$stamp" >"$venv/.set-up"
