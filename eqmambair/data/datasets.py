@@ -41,6 +41,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         gt_size: side of the crops in training, output pixels.
         use_hflip: mirror in training with probability one half.
         use_rot: flip upside down and transpose in training, each with probability one half.
+        geometric_augs: both of the above.
         noise_sigma: standard deviation of Gaussian noise added to the degraded picture, in 8-bit steps.
         color: channels that the network sees: RGB, the luma of YCbCr, or gray.
         alpha: what to do with pictures that are partly transparent: refuse them, or drop the channel.
@@ -60,6 +61,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         gt_size: int | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
+        geometric_augs: bool = False,
         noise_sigma: float = 0.0,
         color: Literal["rgb", "y", "gray"] = "rgb",
         alpha: Literal["error", "drop"] = "error",
@@ -76,7 +78,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.gt = _store(root, dataroot_gt, "dataroot_gt", kind, scale)
         self.lq = _store(root, dataroot_lq, "dataroot_lq", kind, scale)
         self.scale, self.phase, self.gt_size = scale, phase, gt_size
-        self.use_hflip, self.use_rot, self.noise_sigma = use_hflip, use_rot, noise_sigma
+        self.use_hflip, self.use_rot, self.noise_sigma = use_hflip or geometric_augs, use_rot or geometric_augs, noise_sigma
         self.color, self.alpha = color, alpha
         store = self.gt or self.lq
         assert store is not None
@@ -117,10 +119,14 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             self._fit_sizes(gt, lq, index)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.draw(index, self.gt_size)
+
+    def draw(self, index: int, gt_size: int | None) -> dict[str, Any]:
+        """A sample with crops of this size."""
         self._partners(index)
         gt, lq = self._fit(*self._pixels(index), index)
-        if self.phase == "train" and gt is not None and self.gt_size is not None:
-            gt, lq = self._crop(gt, lq, index)
+        if self.phase == "train" and gt is not None and gt_size is not None:
+            gt, lq = self._crop(gt, lq, gt_size, index)
             gt, lq = transforms.flip_alike([gt, lq], self.use_hflip, self.use_rot)
         elif lq is None and gt is not None:
             lq = downscale(gt, self.scale) if self.scale > 1 else gt
@@ -183,11 +189,10 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise UserError(f"{name}: is smaller than the scale {scale}")
         return size
 
-    def _crop(self, gt: Pixels, lq: Pixels | None, index: int) -> tuple[Pixels, Pixels]:
-        assert self.gt_size is not None
+    def _crop(self, gt: Pixels, lq: Pixels | None, gt_size: int, index: int) -> tuple[Pixels, Pixels]:
         if lq is None and self.scale > 1:
-            return transforms.crop_and_shrink(gt, self.gt_size, self.scale)
-        return transforms.crop_pair(gt, gt if lq is None else lq, self.gt_size, self.scale, self.describe(index))
+            return transforms.crop_and_shrink(gt, gt_size, self.scale)
+        return transforms.crop_pair(gt, gt if lq is None else lq, gt_size, self.scale, self.describe(index))
 
     def _tensor(self, image: Pixels) -> torch.Tensor:
         tensor = transforms.to_tensor(image)
@@ -245,3 +250,6 @@ def _store(root: Path, path: str | None, what: str, kind: str | None, scale: int
 
 def _size(image: Pixels | None) -> Size | None:
     return None if image is None else (image.shape[1], image.shape[0])
+
+
+DATASET_REGISTRY._do_register("Dataset_PairedImage", PairedImageDataset, "eqmambair")  # its name in files for real denoising

@@ -24,13 +24,14 @@ class Loaded:
 
 
 class SeededDataset(torch.utils.data.Dataset[Loaded]):
-    """Wraps any map-style data set; takes (epoch, index) keys.
+    """Wraps any map-style data set; takes keys.
 
     Python's, numpy's and torch's global generators are seeded for each sample and put back afterwards, so it matters neither which process
     loads a sample nor what was drawn before, and transforms of any library are reproducible.
 
     Args:
-        dataset: with ``__getitem__(index)``; ``describe(index)`` gives names for messages if it is there.
+        dataset: with ``__getitem__(index)``; ``describe(index)`` gives names for messages if it is there, ``draw(index, size)`` crops of
+            another size than usual.
         seed: of the run.
         skip: take the next sample where one cannot be read, instead of failing.
     """
@@ -42,11 +43,11 @@ class SeededDataset(torch.utils.data.Dataset[Loaded]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Loaded:
-        epoch, index = key
+        epoch, index, size = key
         skipped: list[str] = []
         for attempt in range(min(len(self.dataset), _MOST_SUBSTITUTES) if self.skip else 1):
             try:
-                return Loaded(self._draw(epoch, (index + attempt) % len(self.dataset)), skipped=skipped)
+                return Loaded(self._draw(epoch, (index + attempt) % len(self.dataset), size), skipped=skipped)
             except UserError as error:
                 skipped.append(str(error))
             except (OSError, ValueError, RuntimeError, MemoryError, AssertionError, KeyError, TypeError) as error:
@@ -54,14 +55,14 @@ class SeededDataset(torch.utils.data.Dataset[Loaded]):
                 skipped.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
         return Loaded(error=skipped[0] if len(skipped) == 1 else f"{len(skipped)} samples in a row cannot be read, the first: {skipped[0]}")
 
-    def _draw(self, epoch: int, index: int) -> Any:
+    def _draw(self, epoch: int, index: int, size: int | None) -> Any:
         kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(4, np.uint32)
         random.seed(int(state[0]) << 32 | int(state[1]))
         np.random.seed(state[2:])
         torch.default_generator.manual_seed(int(state[3]) << 32 | int(state[0]))
         try:
-            return self.dataset[index]
+            return self.dataset[index] if size is None else self.dataset.draw(index, size)
         finally:
             random.setstate(kept[0])
             np.random.set_state(kept[1])

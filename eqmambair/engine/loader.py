@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from eqmambair.data.sampler import EndlessSampler, Key
+from eqmambair.data.sampler import EndlessSampler, Key, Stage
 from eqmambair.data.seeded import CollateLoaded, Loaded, SeededDataset
 from eqmambair.engine.distributed import Ranks
 from eqmambair.engine.interrupts import ignore_in_worker
+from eqmambair.engine.schema import DatasetOptions
 from eqmambair.errors import UserError
 
 _log = logging.getLogger("eqmambair")
@@ -29,7 +30,7 @@ class Batches:
 
     Args:
         dataset: map-style.
-        keys: batches of (epoch, index) keys.
+        keys: batches of keys.
         collate: joins samples to a batch.
         seed: of the run.
         workers: loader processes; 0 loads here.
@@ -94,12 +95,21 @@ def _pinned(batch: Any) -> Any:
 
 
 def training_batches(
-    dataset: Any, section: Any, collate: Collate, ranks: Ranks, *, seed: int, first: int, last: int, indices: Sequence[int] | None = None
+    dataset: Any,
+    section: DatasetOptions,
+    collate: Collate,
+    ranks: Ranks,
+    *,
+    seed: int,
+    first: int,
+    last: int,
+    accumulate: int = 1,
+    indices: Sequence[int] | None = None,
 ) -> Batches:
-    """Batches of this rank for the forward passes ``first`` to ``last``."""
+    """Batches of this rank for the forward passes ``first`` to ``last``, ``accumulate`` of them a step."""
     sampler = EndlessSampler(
         range(len(dataset)) if indices is None else indices,
-        section.batch_size_per_gpu,
+        stages(section, accumulate),
         seed=seed,
         first=first,
         last=last,
@@ -112,8 +122,19 @@ def training_batches(
     return Batches(dataset, sampler, collate, seed=seed, workers=section.num_worker_per_gpu, pin=pin, skip=skip)
 
 
-def validation_batches(dataset: Any, indices: Sequence[int], section: Any, collate: Collate, ranks: Ranks, *, seed: int) -> Batches:
+def stages(section: DatasetOptions, accumulate: int) -> list[Stage]:
+    """Parts of training with their batch and crop sizes: one, or those of ``iters``, ``mini_batch_sizes`` and ``gt_sizes``."""
+    if section.iters is None:
+        return [Stage(None, section.batch_size_per_gpu)]
+    batches = section.mini_batch_sizes or [section.batch_size_per_gpu] * len(section.iters)
+    sizes: Sequence[int | None] = section.gt_sizes or [None] * len(section.iters)
+    return [Stage(steps * accumulate, batch, size) for steps, batch, size in zip(section.iters, batches, sizes, strict=True)]
+
+
+def validation_batches(
+    dataset: Any, indices: Sequence[int], section: DatasetOptions, collate: Collate, ranks: Ranks, *, seed: int
+) -> Batches:
     """Samples one by one: those of this rank, in order, with the random numbers of epoch 0."""
-    keys: list[list[Key]] = [[(0, index)] for index in indices[ranks.rank :: ranks.world]]
+    keys: list[list[Key]] = [[Key(0, index)] for index in indices[ranks.rank :: ranks.world]]
     workers = min(section.num_worker_per_gpu, len(keys))
     return Batches(dataset, keys, collate, seed=seed, workers=workers, pin=False)

@@ -131,6 +131,7 @@ class Trainer:
             seed=self.options.manual_seed,
             first=first,
             last=last,
+            accumulate=count,
             indices=self.indices,
         )
         try:
@@ -145,7 +146,7 @@ class Trainer:
     def _loop(self, batches: Batches, interrupts: Interrupts) -> int:
         total = self.train.total_iter
         stop = self._validate(interrupts) if self.progress.unvalidated else False
-        started, samples = time.monotonic(), 0
+        started, samples, begun = time.monotonic(), 0, self.progress.step
         with progress_bar(total, self.options.name, show=self.ranks.is_main, initial=self.progress.step) as bar:
             while self.progress.step < total and not stop:
                 result = self.stepper.step(self.progress.step, batches, stop=interrupts.name is not None)
@@ -157,7 +158,8 @@ class Trainer:
                 bar.set_postfix_str(f"loss {result.losses['loss']:.4g}, lr {result.rate:.3g}, {speed:.3g} img/s", refresh=False)
                 bar.update(1)
                 if self._due(self.options.logger.print_freq):
-                    self._report(result, speed, batches.skipped)
+                    left = (total - self.progress.step) * (time.monotonic() - started) / (self.progress.step - begun)
+                    self._report(result, speed, left, batches.skipped)
                 if self.options.val is not None and self.sets and self._due(self.options.val.val_freq):
                     self.progress.unvalidated = True
                     if not stop:
@@ -197,9 +199,8 @@ class Trainer:
                 f" {self.train.nonfinite_limit}); the last checkpoint is sound"
             )
 
-    def _report(self, result: StepResult, speed: float, skipped: int) -> None:
+    def _report(self, result: StepResult, speed: float, left: float, skipped: int) -> None:
         losses = self.ranks.mean(result.losses)
-        left = (self.train.total_iter - self.progress.step) * self._samples_per_step() / max(speed, 1e-9)
         scale = f", scale {self.stepper.scaler.get_scale():g}" if self.stepper.scaler.is_enabled() else ""
         shown = {"loss": losses["loss"]} | (losses if len(losses) > 2 else {})
         parts = ", ".join(f"{key} {value:.4e}" for key, value in shown.items())
@@ -320,6 +321,7 @@ class Trainer:
             seed=self.options.manual_seed,
             first=0,
             last=2 * self.train.accumulate,
+            accumulate=self.train.accumulate,
             indices=self.indices,
         )
         try:

@@ -289,7 +289,23 @@ def _cross_problems(options: Options, model: type[Model]) -> list[Problem]:
         found += _schedule_problems(options.train)
         if options.train.warmup_iter > options.train.total_iter:
             found.append((("train", "warmup_iter"), f"is longer than total_iter ({options.train.total_iter})"))
+    for key, section in options.datasets.items():
+        found += _stage_problems(section, ("datasets", key))
     return found + [(tuple(path), message) for path, message in model.check_options(options)]
+
+
+def _stage_problems(section: DatasetOptions, path: KeyPath) -> list[Problem]:
+    """Progressive training: the lists go together and hold positive numbers."""
+    given = {key: getattr(section, key) for key in ("iters", "mini_batch_sizes", "gt_sizes") if getattr(section, key) is not None}
+    if not given:
+        return []
+    if "iters" not in given:
+        return [((*path, next(iter(given))), "needs the key 'iters': the steps of each part")]
+    found: list[Problem] = [((*path, key), f"must be positive, found {each}") for key, each in given.items() if not each or min(each) < 1]
+    lengths = {key: len(each) for key, each in given.items()}
+    if len(set(lengths.values())) > 1:
+        found.append(((*path, "iters"), f"the lists of progressive training differ in length: {lengths}"))
+    return found
 
 
 def _optimizer_problems(train: TrainOptions) -> list[Problem]:

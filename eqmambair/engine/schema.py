@@ -26,6 +26,9 @@ class DatasetOptions(Section):
     type: str = Field(description="class of the dataset")
     batch_size_per_gpu: int = Field(1, ge=1, le=65536, description="samples of one process in one forward pass")
     num_worker_per_gpu: int = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
+    iters: list[int] | None = Field(None, description="progressive training: steps of each part; the last goes on to the end")
+    mini_batch_sizes: list[int] | None = Field(None, description="progressive training: batch_size_per_gpu of each part")
+    gt_sizes: list[int] | None = Field(None, description="progressive training: gt_size of each part")
     use_shuffle: bool = Field(True, description="a new random order every epoch; false: files by name")
     check: Literal["full", "header", "lazy"] = Field(
         "full", description="before training decode every file (full), read its size only (header), or nothing (lazy)"
@@ -155,6 +158,10 @@ IGNORED: dict[tuple[str, ...], str] = {
     ("datasets", "*", "phase"): "the name of the section tells",
     ("path", "root"): "paths are relative to the folder of the project",
     ("path", "ignore_resume_networks"): "a state is resumed whole",
+    ("val", "window_size"): "networks take pictures of any size",
+    ("val", "rgb2bgr"): "pictures are RGB everywhere",
+    ("val", "use_image"): "pictures are always measured as they are written, in 8 bit",
+    ("val", "max_minibatch"): "pictures are restored one by one",
     ("is_train",): "the command tells",
     ("dist",): "the launcher tells",
     ("use_tb_logger",): "give logger.use_tb_logger instead",

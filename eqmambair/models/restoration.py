@@ -35,11 +35,20 @@ OFFICIAL_TYPES = (
 )
 
 
+class Mixing(TrainKeys):
+    """Mixup: each batch is blended with a shuffled copy of itself."""
+
+    mixup: bool = Field(False, description="blend batches")
+    mixup_beta: float = Field(1.2, gt=0, description="both parameters of the beta distribution that the share is drawn from")
+    use_identity: bool = Field(True, description="leave every other batch, by chance, as it is")
+
+
 class RestorationTrain(TrainKeys):
     """Losses of restoration."""
 
     pixel_opt: LossSpec | None = Field(None, description="loss between output and truth")
     perceptual_opt: LossSpec | None = Field(None, description="loss between features of output and truth")
+    mixing_augs: Mixing | None = Field(None, description="mixes the pictures of a batch")
 
 
 class RestorationModel(Model):
@@ -68,8 +77,12 @@ class RestorationModel(Model):
             gt_size = section.arguments.get("gt_size")
             if key == "train" and gt_size is None and "gt_size" in inspect.signature(lookup("dataset", section.type)).parameters:
                 found.append((path, "training needs the key 'gt_size': the side of the crops, in output pixels"))
-            if gt_size is not None and (gt_size < options.scale or gt_size % options.scale):
-                found.append(((*path, "gt_size"), f"{gt_size} is not a multiple of the scale {options.scale}"))
+            for name, sizes in (("gt_size", [gt_size] if gt_size is not None else []), ("gt_sizes", section.gt_sizes or [])):
+                for size in sizes:
+                    if size < options.scale or size % options.scale:
+                        found.append(((*path, name), f"{size} is not a multiple of the scale {options.scale}"))
+                    if gt_size is not None and size > gt_size:
+                        found.append(((*path, name), f"{size} is larger than gt_size ({gt_size})"))
             if key == "train" and section.arguments.get("dataroot_gt") is None:
                 found.append((path, "training needs the key 'dataroot_gt'"))
         if options.val is not None and options.val.tile is not None and options.val.tile_overlap >= options.val.tile:
@@ -101,10 +114,11 @@ class RestorationModel(Model):
         return list(batch["lq_path"])
 
     def training_step(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        output = network(batch["lq"])
+        lq, gt = mix(batch["lq"], batch["gt"], self.options.train.mixing_augs)
+        output = network(lq)
         parts: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
-            value = loss(output.float(), batch["gt"])
+            value = loss(output.float(), gt)
             for part, suffix in zip(value, ("", "_style"), strict=True) if isinstance(value, tuple) else ((value, ""),):
                 if part is not None:
                     parts[name + suffix] = part
@@ -145,6 +159,15 @@ class RestorationModel(Model):
 
 for _name in ("RestorationModel", *OFFICIAL_TYPES):
     MODEL_REGISTRY._do_register(_name, RestorationModel, SUFFIX)
+
+
+def mix(lq: Tensor, gt: Tensor, mixing: Mixing | None) -> tuple[Tensor, Tensor]:
+    """Both batches blended with the same shuffled copy of themselves, in one random share; or as they are."""
+    if mixing is None or not mixing.mixup or (mixing.use_identity and bool(torch.rand(()) < 0.5)):
+        return lq, gt
+    share = float(np.random.beta(mixing.mixup_beta, mixing.mixup_beta))
+    order = torch.randperm(lq.shape[0]).to(lq.device)
+    return lq.lerp(lq[order], 1 - share), gt.lerp(gt[order], 1 - share)
 
 
 def _to_channels_last(network: nn.Module) -> None:

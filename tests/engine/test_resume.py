@@ -23,6 +23,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16": {"train__precision": "bf16"},
     "fp16 with its scaler": {"train__precision": "fp16"},
     "clipped": {"train__grad_clip": 0.1},
+    "progressive crops, mixed batches": {
+        "datasets__train__iters": [3, 3, 4],
+        "datasets__train__gt_sizes": [4, 6, 8],
+        "datasets__train__mini_batch_sizes": [3, 2, 1],
+        "train__mixing_augs": {"mixup": True},
+    },
     "fewer pictures than a batch": {"datasets__train__batch_size_per_gpu": 8},
 }
 
