@@ -8,7 +8,7 @@ from eqmambair.compat import make_basicsr_importable
 
 make_basicsr_importable()
 
-from eqmambair import data, losses, metrics, models  # noqa: E402, F401 (imported for what they register)
+from eqmambair import analysis, data, groups, losses, metrics, models, ops  # noqa: E402, F401 (imported for what they register and name)
 from eqmambair.archs import build_network  # noqa: E402
 from eqmambair.checkpoints import load_weights  # noqa: E402
 from eqmambair.errors import UserError  # noqa: E402

@@ -54,24 +54,25 @@ class Group:
         """The elements, by number; 0 is the identity."""
         return range(self.order)
 
-    @functools.cached_property
-    def cayley(self) -> tuple[tuple[int, ...], ...]:
-        """The multiplication table: ``cayley[a][b]`` is the number of the element ab (b acts first)."""
-        return tuple(tuple(self._product(a, b) for b in self.elements) for a in self.elements)
+    @property
+    def cayley(self) -> Tensor:
+        """The multiplication table, (t, t), int64: ``cayley[a, b]`` is the number of the element ab (b acts first)."""
+        return torch.tensor([[self.product(a, b) for b in self.elements] for a in self.elements])
 
-    def _product(self, a: int, b: int) -> int:
+    def product(self, a: int, b: int) -> int:
+        """The element ab, which acts as b does and then as a does."""
         (turns_a, mirror_a), (turns_b, mirror_b) = _ELEMENTS[self.name][a], _ELEMENTS[self.name][b]
         turns = (turns_a - turns_b if mirror_a else turns_a + turns_b) % 4  # m r = r^-1 m
         return _ELEMENTS[self.name].index((turns, mirror_a != mirror_b))
 
     def inverse(self, g: int) -> int:
         """The element that undoes g."""
-        return self.cayley[g].index(0)
+        return next(a for a in self.elements if self.product(g, a) == 0)
 
-    @functools.cached_property
-    def relative(self) -> tuple[tuple[int, ...], ...]:
-        """``relative[t][s]`` is t^-1 s: the orientation s as orientation t sees it, which is all that a filter may depend on."""
-        return tuple(tuple(self.cayley[self.inverse(t)][s] for s in self.elements) for t in self.elements)
+    @property
+    def relative(self) -> Tensor:
+        """``relative[t, s]`` is t^-1 s, (t, t), int64: orientation s as orientation t sees it, which is all that a filter may depend on."""
+        return torch.tensor([[self.product(self.inverse(t), s) for s in self.elements] for t in self.elements])
 
     def element_name(self, g: int) -> str:
         """What g does, for tables: ``rot90``, ``mirror``, ``rot90 mirror`` ..."""
@@ -102,7 +103,7 @@ class Group:
         Returns:
             The transformed feature map, (b, t*c, h, w) or (b, t*c, w, h).
         """
-        source = [self.cayley[self.inverse(g)][t] for t in self.elements]
+        source = [self.product(self.inverse(g), t) for t in self.elements]
         blocks = x.unflatten(1, (self.order, -1))[:, source]
         return self.act(blocks, g).flatten(1, 2)
 

@@ -118,8 +118,7 @@ class GroupConv2d(_FilterConv2d):
     def __init__(self, group: Group, in_fields: int, out_fields: int, kernel_size: int = 3, bias: bool = True) -> None:
         fan_in = in_fields * group.order * kernel_size**2
         super().__init__(group, (out_fields, in_fields, group.order), kernel_size, out_fields if bias else 0, fan_in, dilation=1)
-        relative = torch.tensor(group.relative)  # (t, s)
-        pick = relative[:, :, None] * kernel_size**2 + self.pixels[:, None, :]  # (t, s, k*k) into the flattened (l, k*k)
+        pick = group.relative[:, :, None] * kernel_size**2 + self.pixels[:, None, :]  # (t, s, k*k) into (l, k*k)
         self.register_buffer("pick", pick, persistent=False)
 
     def plain_weight(self) -> Tensor:

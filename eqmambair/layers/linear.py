@@ -27,7 +27,7 @@ class GroupLinear(nn.Module):
         self.group = group
         self.weight = nn.Parameter(torch.empty(out_fields, in_fields, group.order))
         self.bias = nn.Parameter(torch.empty(out_fields)) if bias else None
-        self.register_buffer("relative", torch.tensor(group.relative), persistent=False)
+        self.register_buffer("relative", group.relative, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
