@@ -41,6 +41,8 @@ fi
 echo "setting up $venv ($("$python" --version)); the first time this downloads torch and takes some minutes"
 rm -f "$venv/.set-up"
 "$python" -m pip install --quiet --upgrade pip "setuptools>=69" wheel
+# torch first, so that the C++ and CUDA parts of the toolbox are built against the torch that will run them
+"$python" -m pip install --quiet "torch>=2.4" torchvision ninja
 
 # basicsr 1.4.2 is a source package whose setup.py asks for torch to build (so pip would download it twice), and reads its version by an exec()
 # that Python 3.13 changed. Building its wheel here, without isolation and with the old exec(), avoids both; nothing of it is altered.
@@ -68,7 +70,5 @@ PATCH
     "$python" -m pip install --quiet --no-deps "$work"/basicsr-*.whl
 fi
 
-# torch first and no isolation, so that the C++ and CUDA parts are built against the torch that will run them
-"$python" -m pip install --quiet "torch>=2.4" torchvision ninja
 "$python" -m pip install --quiet --no-build-isolation --editable "$root[dev]"
 echo "$stamp" >"$venv/.set-up"
