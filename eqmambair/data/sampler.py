@@ -14,10 +14,10 @@ import torch
 
 
 class Key(NamedTuple):
-    """A draw of a sample: its random numbers follow from seed, epoch and index. ``size`` asks for crops of another size than usual."""
+    """A draw of a sample: its random numbers follow from seed, epoch and sample. ``size`` asks for crops of another size than usual."""
 
     epoch: int
-    index: int
+    sample: int
     size: int | None = None
 
 

@@ -38,6 +38,13 @@ def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequenc
         with logging_to(file, quiet=not ranks.is_main):
             for warning in warnings:
                 _log.warning("%s", warning)
+            if isinstance(options.num_gpu, int) and options.num_gpu > ranks.world and ranks.device.type == "cuda":
+                _log.warning(
+                    "num_gpu is %d, but a process uses one GPU and there are %d; torchrun --nproc_per_node=%d would use all",
+                    options.num_gpu,
+                    ranks.world,
+                    options.num_gpu,
+                )
             if file is not None:
                 replace_file(options.experiment_folder / "options.yml", text_writer(dump_options(options)))
             try:

@@ -1,5 +1,6 @@
 """One process or several: who this one is, and how the processes agree."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from eqmambair.engine.schema import Options
 from eqmambair.errors import UserError
 
+_log = logging.getLogger("eqmambair")
 Launcher = Literal["none", "pytorch", "slurm"]
 
 
@@ -103,7 +105,8 @@ def processes(launcher: Launcher, options: Options) -> Iterator[Ranks]:
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl" and device.type != "cuda":
-        raise UserError("dist_params.backend: nccl needs GPUs; use auto or gloo")
+        _log.warning("dist_params.backend: nccl needs GPUs; gloo is used")
+        backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:

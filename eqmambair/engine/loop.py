@@ -22,7 +22,7 @@ from eqmambair.engine.logs import Records, progress_bar
 from eqmambair.engine.schedule_free import AdamWScheduleFree
 from eqmambair.engine.schema import Options
 from eqmambair.engine.stepping import Stepper, StepResult
-from eqmambair.engine.store import StateStore, link_or_copy, replace_file, tensor_writer, text_writer
+from eqmambair.engine.store import StateStore, copy_file, replace_file, tensor_writer, text_writer
 from eqmambair.engine.validation import Results, ValidationSet, validate
 from eqmambair.errors import UserError
 from eqmambair.models import Model, find_model
@@ -91,6 +91,7 @@ class Trainer:
             self._saved_step = self.progress.step
             if self.ranks.is_main:
                 self.store.set_aside_after(self.progress.step)
+                copy_file(place / state.WEIGHTS, self.folder / "models" / "net_g_latest.pth")  # a kill may have come before it was made
         _log.info("going on from %s (step %d)", place, self.progress.step)
 
     def _samples(self) -> str:
@@ -292,7 +293,7 @@ class Trainer:
     def _write(self, step: int, files: dict[str, Any], needed: int) -> None:
         place = self.store.save(step, files, needed)
         models = self.folder / "models"
-        link_or_copy(place / state.WEIGHTS, models / "net_g_latest.pth")
+        copy_file(place / state.WEIGHTS, models / "net_g_latest.pth")
         if self.options.logger.safetensors:
             resuming.write_safetensors(state.weights(self.stepper, self.options), models / "net_g_latest.safetensors")
         _log.info("step %d: saved %s", step, place)

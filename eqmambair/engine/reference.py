@@ -88,7 +88,8 @@ def _kind(info: FieldInfo) -> str:
 def _type(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return f"{annotation.__metadata__[0].kind}: `type` and arguments"
+        marks = [each for each in annotation.__metadata__ if isinstance(each, Registered)]
+        return f"{marks[0].kind}: `type` and arguments" if marks else _type(arguments[0])
     if origin is typing.Literal:
         return ", ".join(f"`{each}`" for each in arguments)
     if origin is dict:

@@ -5,11 +5,18 @@ Mappings that stand for an object (networks, datasets, losses, optimisers, metri
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from eqmambair.models.specs import MetricSpec, NetworkSpec
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]  # published files write 5000 as 5e3
 
 
 class Section(BaseModel):
@@ -24,11 +31,11 @@ class DatasetOptions(Section):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
     name: str | None = Field(None, description="name in tables and folders; the key of the section if absent")
     type: str = Field(description="class of the dataset")
-    batch_size_per_gpu: int = Field(1, ge=1, le=65536, description="samples of one process in one forward pass")
-    num_worker_per_gpu: int = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
-    iters: list[int] | None = Field(None, description="progressive training: steps of each part; the last goes on to the end")
-    mini_batch_sizes: list[int] | None = Field(None, description="progressive training: batch_size_per_gpu of each part")
-    gt_sizes: list[int] | None = Field(None, description="progressive training: gt_size of each part")
+    batch_size_per_gpu: Whole = Field(1, ge=1, le=65536, description="samples of one process in one forward pass")
+    num_worker_per_gpu: Whole = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
+    iters: list[Whole] | None = Field(None, description="progressive training: steps of each part; the last goes on to the end")
+    mini_batch_sizes: list[Whole] | None = Field(None, description="progressive training: batch_size_per_gpu of each part")
+    gt_sizes: list[Whole] | None = Field(None, description="progressive training: gt_size of each part")
     use_shuffle: bool = Field(True, description="a new random order every epoch; false: files by name")
     check: Literal["full", "header", "lazy"] = Field(
         "full", description="before training decode every file (full), read its size only (header), or nothing (lazy)"
@@ -55,15 +62,15 @@ class PathOptions(Section):
 class TrainOptions(Section):
     """The loop, the optimiser and the numbers."""
 
-    total_iter: int = Field(ge=1, description="optimiser steps")
+    total_iter: Whole = Field(ge=1, description="optimiser steps")
     optim_g: dict[str, Any] = Field(description="optimiser: type and its arguments")
     scheduler: dict[str, Any] = Field(default_factory=lambda: {"type": "Constant"}, description="learning-rate schedule")
-    warmup_iter: int = Field(-1, ge=-1, description="steps of linear warm-up, multiplied with the schedule; -1 = none")
+    warmup_iter: Whole = Field(-1, ge=-1, description="steps of linear warm-up, multiplied with the schedule; -1 = none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
-    accumulate: int = Field(1, ge=1, le=65536, description="forward passes for one optimiser step")
+    accumulate: Whole = Field(1, ge=1, le=65536, description="forward passes for one optimiser step")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
     grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
-    nonfinite_limit: int = Field(10, ge=0, description="steps with a non-finite loss or gradient to skip before the run stops")
+    nonfinite_limit: Whole = Field(10, ge=0, description="steps with a non-finite loss or gradient to skip before the run stops")
     compile: bool = Field(False, description="torch.compile the network")
     channels_last: bool = Field(True, description="channels_last memory for network and batches")
 
@@ -71,13 +78,13 @@ class TrainOptions(Section):
 class ValOptions(Section):
     """When and how to validate."""
 
-    val_freq: int = Field(5000, ge=1, description="steps between validations")
+    val_freq: Whole = Field(5000, ge=1, description="steps between validations")
     save_img: bool = Field(False, description="write restored pictures")
     suffix: str | None = Field(None, description="ending of their file names; the run's name if absent")
     pbar: bool = Field(True, description="progress bar while validating")
     metrics: dict[str, MetricSpec] = Field(default_factory=dict, description="name: metric")
-    tile: int | None = Field(None, ge=8, description="side of the tiles that large pictures are restored in, input pixels")
-    tile_overlap: int = Field(16, ge=0, description="overlap of tiles, input pixels")
+    tile: Whole | None = Field(None, ge=8, description="side of the tiles that large pictures are restored in, input pixels")
+    tile_overlap: Whole = Field(16, ge=0, description="overlap of tiles, input pixels")
 
 
 class WandbOptions(Section):
@@ -90,13 +97,13 @@ class WandbOptions(Section):
 class LoggerOptions(Section):
     """What is written, and how often."""
 
-    print_freq: int = Field(100, ge=1, description="steps between lines of the log")
-    save_checkpoint_freq: int = Field(5000, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(3, ge=1, description="checkpoints kept")
-    keep_every: int | None = Field(None, ge=1, description="checkpoints at multiples of it are kept for ever")
+    print_freq: Whole = Field(100, ge=1, description="steps between lines of the log")
+    save_checkpoint_freq: Whole = Field(5000, ge=1, description="steps between checkpoints")
+    keep_last: Whole = Field(3, ge=1, description="checkpoints kept")
+    keep_every: Whole | None = Field(None, ge=1, description="checkpoints at multiples of it are kept for ever")
     safetensors: bool = Field(False, description="also write net_g_latest.safetensors")
     use_tb_logger: bool = Field(True, description="write TensorBoard events")
-    image_grids: int = Field(2, ge=0, description="pictures of each validation set in TensorBoard")
+    image_grids: Whole = Field(2, ge=0, description="pictures of each validation set in TensorBoard")
     wandb: WandbOptions | None = None
 
 
@@ -104,7 +111,7 @@ class DistOptions(Section):
     """Several processes."""
 
     backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl with GPUs, gloo without")
-    port: int | None = Field(None, ge=1, le=65535, description="port of the first process, for slurm")
+    port: Whole | None = Field(None, ge=1, le=65535, description="port of the first process, for slurm")
     timeout_minutes: float = Field(60, gt=0, le=10080, description="longest wait for another process")
 
 
@@ -113,9 +120,9 @@ class Options(Section):
 
     name: str = Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00]+$", description="name of the run and of its folder")
     model_type: str = Field("RestorationModel", description="what is done with the network")
-    scale: int = Field(1, ge=1, le=64, description="output pixels per input pixel and side")
-    num_gpu: int | Literal["auto"] = Field("auto", description="0 = CPU; otherwise a GPU if there is one")
-    manual_seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
+    scale: Whole = Field(1, ge=1, le=64, description="output pixels per input pixel and side")
+    num_gpu: Whole | Literal["auto"] = Field("auto", description="0 = CPU; otherwise a GPU if there is one")
+    manual_seed: Whole = Field(0, ge=0, lt=2**32, description="seed of everything random")
     deterministic: bool = Field(False, description="only deterministic algorithms; two runs are equal to the last bit")
     find_unused_parameters: bool = Field(False, description="for distributed runs of networks that leave parameters out")
     datasets: dict[str, DatasetOptions] = Field(description="train, val, val_2, test_1, ...")

@@ -89,7 +89,7 @@ def collect(stepper: Stepper, options: Options, progress: Progress, ranks: Ranks
         "versions": {"eqmambair": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
     files = {WEIGHTS: tensor_writer(published), STATE: tensor_writer(state), OPTIONS: text_writer(dump_options(options))}
-    return files, _bytes(published) + _bytes(state)
+    return files, 2 * _bytes(published) + _bytes(state)  # weights twice: in the state, and as the latest
 
 
 def read_state(place: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 ``training_states/step_00001000/`` holds one complete state: its files and ``manifest.json`` with their sizes and SHA-256. It is written
 under another name, each file is flushed to the disk, and the folder is renamed last; so a folder of that name is complete, or was damaged
-later, which the manifest shows. ``models/net_g_latest.pth`` is the newest complete weight file (a link where the file system has links).
+later, which the manifest shows. ``models/net_g_latest.pth`` is a copy of the newest complete weights.
 """
 
 import hashlib
@@ -208,25 +208,14 @@ class StateStore:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, in place of what it was, never half written.
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file in place of an older one, never half. (A link would let whoever overwrites the copy spoil the state.)
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be read or written.
     """
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-    with _said(target):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(source, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(source, temporary)
-            os.replace(temporary, target)
-            flush_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _said(target), source.open("rb") as original:
+        replace_file(target, lambda file: shutil.copyfileobj(original, file))
 
 
 def load_tensors(path: Path) -> Any:

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import resource
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,6 @@ def environment() -> dict[str, str]:
     """For other processes: finds the checkout, one thread each."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def run_there(*arguments: str | Path, cwd: Path | None = None, **given: Any) -> "subprocess.CompletedProcess[str]":
-    """Train or test in another process, to its end."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=120, **given)
 
 
 def state(folder: Path, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from eqmambair.cli import test as test_command
 from eqmambair.cli import train as train_command
 from eqmambair.data.io import read_image
 from eqmambair.errors import UserError
-from tests.engine.running import figures, run_here, run_there
+from tests.engine.running import figures, run_here
 from tests.engine.tiny import make_pictures, write_options
 
 
@@ -132,9 +132,3 @@ def test_launchers_run_from_anywhere(pictures: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, cwd=pictures, env={**os.environ, "PYTHONPATH": ""}, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: nowhere.yml: no such option file"
-
-
-def test_command_line_in_another_process(pictures: Path) -> None:
-    done = run_there("train", "-opt", write_options(pictures), "--local-rank", "0", "--force_yml", "train:total_iter=2")
-    assert done.returncode == 0, done.stderr
-    assert "finished: 2 steps" in done.stdout
