@@ -55,8 +55,8 @@ class BuildKernels(build_ext):
     """Compiles the libraries by the package's own recipe; what cannot be compiled is left to the first use."""
 
     def get_ext_filename(self, fullname):
-        device = fullname.rsplit("_", 1)[1]
-        return str(Path("eqmambair", "ops", recipe().library_name(device)))
+        *package, name = fullname.split(".")
+        return str(Path(*package, recipe().library_name(name.rsplit("_", 1)[1])))
 
     def build_extension(self, ext):
         build = recipe()

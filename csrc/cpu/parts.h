@@ -32,6 +32,26 @@ SCAN_INLINE void read_path(const ScanInputs& in, int64_t b, int64_t g, int64_t f
   for (int t = 0; t < count; t++) tokens[t] = path ? path[t] : static_cast<int32_t>(from + t);
 }
 
+// Tokens whose memory will be needed soon: of each of some arrays one cache line for each token.
+template <int Arrays>
+struct Ahead {
+  struct Array {
+    const void* start;
+    int64_t token;  // bytes
+  };
+  const int32_t* tokens;
+  int count;
+  Array arrays[Arrays];
+  // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
+  __attribute__((always_inline)) void fetch(int t) const {
+    if (t >= count) return;
+    SCAN_UNROLL for (int i = 0; i < Arrays; i++) {
+      const char* line = static_cast<const char*>(arrays[i].start) + tokens[t] * arrays[i].token;
+      __builtin_prefetch(line, 0, 2);
+    }
+  }
+};
+
 // Rows of B or C for a chunk's tokens, (count, n) dense, as floats.
 template <class T>
 SCAN_INLINE void read_maps(const Tokens& maps, int64_t b, int64_t g, const int32_t* tokens, int count, int64_t states, float* rows) {

@@ -16,12 +16,12 @@ constexpr int most_states_back = 4;
 
 // Of each vector of channels; arrays (chunk, W).
 struct Steps {
-  float *raw_slope, *step, *input, *u, *dy;  // slope of softplus, step, step u, u, gradient of y
+  float *slope, *step, *input, *u, *dy;  // slope of softplus, step, step u, u, gradient of y
   float *by_exponent, *by_input;             // sums over n of (gradient of the exponent) rate, and of g B
 };
 
 struct Buffers {
-  int32_t* tokens;
+  int32_t *tokens, *tokens_after;  // of this chunk and of the one that comes next, which lies before it
   float *B, *C;            // (chunk, n)
   float *dB, *dC;          // (chunk, n, W), of the states in hand
   float *rates;            // (vectors, n, W)
@@ -40,6 +40,7 @@ Buffers cut(const ScanInputs& in, Scratch& scratch) {
   const int64_t vectors = divide_up(backward_block < in.channels ? backward_block : in.channels, W);
   Buffers x;
   x.tokens = scratch.integers(in.chunk);
+  x.tokens_after = scratch.integers(in.chunk);
   x.B = scratch.floats(in.chunk * in.states);
   x.C = scratch.floats(in.chunk * in.states);
   // Rounded up to whole groups of W rows for sums_of_rows.
@@ -58,10 +59,13 @@ Buffers cut(const ScanInputs& in, Scratch& scratch) {
 
 // The states before and after each token, and the decays; h[0] is given.
 template <int Count>
-void recompute(const float* rates, const Steps& s, const float* B, int64_t states, int tokens, float* h, float* decays) {
+void recompute(const float* rates, const Steps& s, const float* B, int64_t states, int tokens, float* h, float* decays,
+               const Ahead<3> ahead, const Ahead<2> results) {
   V state[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) state[n] = load(h + n * W);
   for (int t = 0; t < tokens; t++) {
+    ahead.fetch(t);
+    results.fetch(t);
     const V step = load(s.step + t * W), input = load(s.input + t * W);
     V decay[Count];
     powers(step, rates, decay);
@@ -121,7 +125,16 @@ void write_sums(const float* rows, const int32_t* tokens, int count, int64_t str
 struct Place {
   int64_t b, g, begin, end, chunk;
   int count;
+  Ahead<3> ahead;    // what the next chunk reads
+  Ahead<2> results;  // what this chunk will write
 };
+
+template <int Arrays>
+Ahead<Arrays> shifted(Ahead<Arrays> ahead, int64_t bytes, bool wanted) {
+  for (auto& array : ahead.arrays) array.start = static_cast<const char*>(array.start) + bytes;
+  if (!wanted) ahead.count = 0;
+  return ahead;
+}
 
 template <int Count>
 int64_t go_back_all(int64_t n, const ScanBackward& scan, const Buffers& x, const Place& at, float* dB, float* dC) {
@@ -134,7 +147,9 @@ int64_t go_back_all(int64_t n, const ScanBackward& scan, const Buffers& x, const
       for (int i = 0; i < Count; i++) store(x.h + i * W, load_part(kept + i * in.channels, active));
       const Steps s = x.of(v, in.chunk);
       const int64_t row = (v * in.states + n) * W;
-      recompute<Count>(x.rates + row, s, x.B + n, in.states, at.count, x.h, x.decay);
+      const int64_t along = (d - at.begin) * (in.type == Type::f32 ? 4 : 2);
+      recompute<Count>(x.rates + row, s, x.B + n, in.states, at.count, x.h, x.decay, shifted(at.ahead, along, n == 0),
+                       shifted(at.results, along, n == 0));
       const auto back = v == 0 ? go_back<Count, true> : go_back<Count, false>;
       back(x.rates + row, s, x.B + n, x.C + n, in.states, at.count, x.h, x.decay, x.carry + row, x.dA + row, x.dB, x.dC);
     }
@@ -143,6 +158,45 @@ int64_t go_back_all(int64_t n, const ScanBackward& scan, const Buffers& x, const
   }
   if constexpr (Count > 1) return go_back_all<Count / 2>(n, scan, x, at, dB, dC);
   return n;
+}
+
+// What a chunk's tokens bring along, and sums set to zero.
+struct Reading {
+  int64_t delta_token, u_token, grad_token;
+  V bias;
+  int active;
+};
+
+template <int Count, bool Softplus, class T>
+SCAN_INLINE void read_some(const T* delta, const T* u, const T* grad, const Reading& r, const int32_t* tokens, const Steps& s, int t) {
+  V raw[Count], token[Count], step[Count], slope[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(delta + tokens[t + i] * r.delta_token, r.active) + r.bias;
+  SCAN_UNROLL for (int i = 0; i < Count; i++) token[i] = load_part(u + tokens[t + i] * r.u_token, r.active);
+  if constexpr (Softplus) {
+    V w[Count];
+    exp_of_minus_absolute(raw, w);
+    softplus(raw, w, step);
+    SCAN_UNROLL for (int i = 0; i < Count; i++) slope[i] = sigmoid(raw[i], w[i]);
+  } else {
+    SCAN_UNROLL for (int i = 0; i < Count; i++) step[i] = raw[i], slope[i] = all(1.0f);
+  }
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    const int at = (t + i) * W;
+    store(s.slope + at, slope[i]);
+    store(s.step + at, step[i]);
+    store(s.input + at, step[i] * token[i]);
+    store(s.u + at, token[i]);
+    store(s.dy + at, load_part(grad + tokens[t + i] * r.grad_token, r.active));
+    store(s.by_exponent + at, zero());
+    store(s.by_input + at, zero());
+  }
+}
+
+template <bool Softplus, class T>
+void read_steps(const T* delta, const T* u, const T* grad, const Reading reading, const int32_t* tokens, const Steps s, int count) {
+  int t = 0;
+  for (; t + interleaved <= count; t += interleaved) read_some<interleaved, Softplus>(delta, u, grad, reading, tokens, s, t);
+  for (; t < count; t++) read_some<1, Softplus>(delta, u, grad, reading, tokens, s, t);
 }
 
 template <class T>
@@ -178,29 +232,18 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
     const int64_t from = at.chunk * in.chunk;
     at.count = static_cast<int>(in.length - from < in.chunk ? in.length - from : in.chunk);
     read_path(in, at.b, at.g, from, at.count, x.tokens);
+    const int64_t d0 = at.begin, bytes = sizeof(T);
+    at.ahead = {x.tokens_after,
+                at.chunk ? static_cast<int>(in.chunk) : 0,
+                {{u + d0, in.u.token * bytes}, {delta + d0, in.delta.token * bytes}, {grad + d0, scan.grad.token * bytes}}};
+    at.results = {x.tokens, at.count, {{du + d0, row * bytes}, {ddelta + d0, row * bytes}}};
+    read_path(in, at.b, at.g, from - at.ahead.count, at.ahead.count, x.tokens_after);
     read_maps<T>(in.B, at.b, at.g, x.tokens, at.count, in.states, x.B);
     read_maps<T>(in.C, at.b, at.g, x.tokens, at.count, in.states, x.C);
     for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
-      const int active = lanes(in.channels, d);
-      const Steps s = x.of(v, in.chunk);
-      const V bias = channel_values(in.bias, in, at.g, d);
-      for (int t = 0; t < at.count; t++) {
-        const V raw = load_part(delta + x.tokens[t] * in.delta.token + d, active) + bias;
-        const V token = load_part(u + x.tokens[t] * in.u.token + d, active);
-        V step = raw, slope = all(1.0f);
-        if (in.softplus) {
-          const V w = exp_of_minus_absolute(raw);
-          step = softplus(raw, w);
-          slope = sigmoid(raw, w);
-        }
-        store(s.raw_slope + t * W, slope);
-        store(s.step + t * W, step);
-        store(s.input + t * W, step * token);
-        store(s.u + t * W, token);
-        store(s.dy + t * W, load_part(grad + x.tokens[t] * scan.grad.token + d, active));
-        store(s.by_exponent + t * W, zero());
-        store(s.by_input + t * W, zero());
-      }
+      const Reading reading{in.delta.token, in.u.token, scan.grad.token, channel_values(in.bias, in, at.g, d), lanes(in.channels, d)};
+      const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
+      read(delta + d, u + d, grad + d, reading, x.tokens, x.of(v, in.chunk), at.count);
     }
     go_back_all<most_states_back>(0, scan, x, at, scan.dB + maps, scan.dC + maps);
     for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
@@ -211,7 +254,7 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
       for (int t = 0; t < at.count; t++) {
         const V token = load(s.u + t * W), dy = load(s.dy + t * W), by_input = load(s.by_input + t * W);
         const V dstep = fma(load(s.by_exponent + t * W), all(ln_2), token * by_input);
-        const V draw = dstep * load(s.raw_slope + t * W);
+        const V draw = dstep * load(s.slope + t * W);
         store_part(ddelta + x.tokens[t] * row + d, draw, active);
         store_part(du + x.tokens[t] * row + d, fma(skip, dy, load(s.step + t * W) * by_input), active);
         dD = fma(dy, token, dD);

@@ -18,19 +18,6 @@ struct Buffers {
   float *rates, *state;   // (vectors, n, W)
 };
 
-// The memory of the next chunk's tokens: of each of three arrays one cache line, token by token.
-struct Ahead {
-  const int32_t* tokens;
-  int count = 0;
-  const char* array[3];
-  int64_t token[3];  // bytes
-  // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
-  __attribute__((always_inline)) void fetch(int t) const {
-    if (t < count)
-      SCAN_UNROLL for (int i = 0; i < 3; i++) __builtin_prefetch(array[i] + tokens[t] * token[i], i == 2, 2);
-  }
-};
-
 Buffers cut(const ScanInputs& in, int64_t block, Scratch& scratch) {
   const int64_t vectors = divide_up(block, W);
   Buffers x;
@@ -49,7 +36,7 @@ Buffers cut(const ScanInputs& in, int64_t block, Scratch& scratch) {
 // Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched.
 template <int Count>
 void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
-             float* state, int tokens, const Ahead& ahead) {
+             float* state, int tokens, const Ahead<3> ahead) {
   constexpr int side_by_side = Count < interleaved ? Count : interleaved;
   V h[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
@@ -69,27 +56,45 @@ void advance(const float* rates, const float* step, const float* input, float* y
 }
 
 template <int Count>
-void advance_all(int64_t n, const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead& ahead) {
+void advance_all(int64_t n, const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead<3>& ahead) {
   for (; n + Count <= states; n += Count)
-    advance<Count>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead{} : ahead);
+    advance<Count>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead<3>{} : ahead);
   if constexpr (Count > 1) advance_all<Count / 2>(n, x, rates, state, states, tokens, ahead);
 }
 
 // Steps, inputs and skips of a chunk's tokens.
-template <bool Softplus, class T>
-void read_steps(const T* delta, int64_t delta_token, const T* u, int64_t u_token, V bias, V skip, int active, int count,
-                const Buffers& x) {
-  for (int t = 0; t < count; t++) {
-    const V raw = load_part(delta + x.tokens[t] * delta_token, active) + bias;
-    const V token = load_part(u + x.tokens[t] * u_token, active);
-    const V step = Softplus ? softplus(raw, exp_of_minus_absolute(raw)) : raw;
-    store(x.step + t * W, step);
-    store(x.input + t * W, step * token);
-    store(x.y + t * W, skip * token);
+struct Reading {
+  int64_t delta_token, u_token;
+  V bias, skip;
+  int active;
+};
+
+template <int Count, bool Softplus, class T>
+SCAN_INLINE void read_some(const T* delta, const T* u, const Reading& r, const Buffers& x, int t) {
+  V raw[Count], token[Count], step[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(delta + x.tokens[t + i] * r.delta_token, r.active) + r.bias;
+  SCAN_UNROLL for (int i = 0; i < Count; i++) token[i] = load_part(u + x.tokens[t + i] * r.u_token, r.active);
+  if constexpr (Softplus) {
+    V w[Count];
+    exp_of_minus_absolute(raw, w);
+    softplus(raw, w, step);
+  } else {
+    SCAN_UNROLL for (int i = 0; i < Count; i++) step[i] = raw[i];
+  }
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    store(x.step + (t + i) * W, step[i]);
+    store(x.input + (t + i) * W, step[i] * token[i]);
+    store(x.y + (t + i) * W, r.skip * token[i]);
   }
 }
 
-SCAN_INLINE const char* bytes(const void* p) { return static_cast<const char*>(p); }
+template <bool Softplus, class T>
+void read_steps(const T* delta, const T* u, const Reading reading, const Buffers& buffers, int count) {
+  const Buffers x = buffers;  // a copy, for a vector stored through any pointer may change what lies behind a reference
+  int t = 0;
+  for (; t + interleaved <= count; t += interleaved) read_some<interleaved, Softplus>(delta, u, reading, x, t);
+  for (; t < count; t++) read_some<1, Softplus>(delta, u, reading, x, t);
+}
 
 template <class T>
 void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory) {
@@ -108,6 +113,7 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
   const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
   const int64_t row = in.groups * in.channels;
   T* const y = static_cast<T*>(scan.y) + b * in.length * row + g * in.channels;
+  constexpr int64_t bytes = sizeof(T);
   const int64_t chunks = divide_up(in.length, in.chunk);
   for (int64_t c = 0; c < chunks; c++) {
     const int64_t from = c * in.chunk;
@@ -125,10 +131,10 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
       }
       const V skip = channel_values(in.D, in, g, d), bias = channel_values(in.bias, in, g, d);
       const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
-      read(delta + d, in.delta.token, u + d, in.u.token, bias, skip, active, count, x);
-      const Ahead ahead{x.tokens_after, after,
-                        {bytes(u + d), bytes(delta + d), bytes(y + d)},
-                        {in.u.token * int64_t{sizeof(T)}, in.delta.token * int64_t{sizeof(T)}, row * int64_t{sizeof(T)}}};
+      read(delta + d, u + d, {in.delta.token, in.u.token, bias, skip, active}, x, count);
+      const Ahead<3> ahead{x.tokens_after,
+                           after,
+                           {{u + d, in.u.token * bytes}, {delta + d, in.delta.token * bytes}, {y + d, row * bytes}}};
       advance_all<most_states>(0, x, x.rates + v, x.state + v, in.states, count, ahead);
       for (int t = 0; t < count; t++) store_part(y + x.tokens[t] * row + d, load(x.y + t * W), active);
     }

@@ -305,28 +305,32 @@ SCAN_INLINE void powers(V x, const float* rates, V (&result)[Count]) {
 }
 
 // e^-|x|, with the rounding error of the product with log2(e) put back into the fraction.
-SCAN_INLINE V exp_of_minus_absolute(V x) {
-  const V a = at_most(120.0f, absolute(x));
-  const V z = bounded(a * all(-log2_e));
-  V error = fma(a, all(-log2_e), zero() - z);
-  error = fma(a, all(-1.9259629911e-8f), error);  // what float leaves of log2(e)
-  const V f[1] = {fraction(z) + error};
-  V p[1];
-  power_of_fraction(f, p);
-  return scale(p[0], z);
+template <int Count>
+SCAN_INLINE void exp_of_minus_absolute(const V (&x)[Count], V (&w)[Count]) {
+  V z[Count], f[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = at_most(120.0f, absolute(x[i]));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = bounded(f[i] * all(-log2_e));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    const V error = fma(f[i], all(-1.9259629911e-8f), fma(f[i], all(-log2_e), zero() - z[i]));  // with what float leaves of log2(e)
+    f[i] = fraction(z[i]) + error;
+  }
+  power_of_fraction(f, w);
+  SCAN_UNROLL for (int i = 0; i < Count; i++) w[i] = scale(w[i], z[i]);
 }
 
 // log(1 + e^x) from w = e^-|x|: log(1 + w) / w is a polynomial on [0, 1], relative error 3.3e-8 before rounding.
-SCAN_INLINE V softplus(V x, V w) {
-  V p = fma(all(5.364671234e-3f), w, all(-3.0065208870e-2f));
-  p = fma(p, w, all(7.9203640132e-2f));
-  p = fma(p, w, all(-1.3753731586e-1f));
-  p = fma(p, w, all(1.9153624539e-1f));
-  p = fma(p, w, all(-2.4857156889e-1f));
-  p = fma(p, w, all(3.3321321990e-1f));
-  p = fma(p, w, all(-4.9999647957e-1f));
-  p = fma(p, w, all(1.0f));
-  return fma(p, w, at_least(0.0f, x));
+template <int Count>
+SCAN_INLINE void softplus(const V (&x)[Count], const V (&w)[Count], V (&result)[Count]) {
+  V p[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(all(5.364671234e-3f), w[i], all(-3.0065208870e-2f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(7.9203640132e-2f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(-1.3753731586e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(1.9153624539e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(-2.4857156889e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(3.3321321990e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(-4.9999647957e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], w[i], all(1.0f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(p[i], w[i], at_least(0.0f, x[i]));
 }
 
 // The slope of softplus at x, from w = e^-|x|.
