@@ -29,4 +29,4 @@ step "restoring the held-out pictures"
 
 step "measuring"
 "$python" -m eqmambair.cli.quickstart --weights "$weights" --gt "$sample/val/HR" --lr "$sample/val/LR_bicubic/X2" --sr "$results" \
-    --picture "$results/comparison/comparison.png" --margin 0.3
+    --picture "$results/comparison/comparison.png" --margin 0.5

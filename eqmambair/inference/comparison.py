@@ -12,9 +12,10 @@ _MARGIN, _LABEL = 8, 26  # pixels
 _RED = (220, 30, 30)
 
 
-def telling_box(worse: Image, truth: Image, side: int) -> tuple[int, int]:
-    """Return the upper left corner (top, left) of the side x side window where ``worse`` is farthest from the truth."""
-    error = ((worse.astype(np.float64) - truth.astype(np.float64)) ** 2).mean(2)
+def telling_box(worse: Image, better: Image, truth: Image, side: int) -> tuple[int, int]:
+    """Return the upper left corner (top, left) of the side x side window in which ``better`` gains most over ``worse``."""
+    first, second = (((picture.astype(np.float64) - truth) ** 2).mean(2) for picture in (worse, better))
+    error = first - second
     sums = cv2.boxFilter(error, -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
     inside = sums[: max(error.shape[0] - side + 1, 1), : max(error.shape[1] - side + 1, 1)]
     top, left = np.unravel_index(inside.argmax(), inside.shape)

@@ -5,14 +5,15 @@ import numpy as np
 from eqmambair.inference.comparison import comparison, telling_box
 
 
-def test_the_box_lies_where_the_error_is():
+def test_the_box_lies_where_the_gain_is():
     truth = np.zeros((50, 70, 3), np.uint8)
-    worse = truth.copy()
+    worse, better = truth.copy(), truth.copy()
     worse[30:38, 44:52] = 200
-    assert telling_box(worse, truth, 8) == (30, 44)
-    top, left = telling_box(truth[:, :60], truth[:, :60], 8)  # no error anywhere: any box that lies inside
+    worse[4:12, 4:12] = better[4:12, 4:12] = 250  # wrong in both: no gain
+    assert telling_box(worse, better, truth, 8) == (30, 44)
+    top, left = telling_box(truth, truth, truth, 8)  # no gain anywhere: any box that lies inside
     assert top + 8 <= 50
-    assert left + 8 <= 60
+    assert left + 8 <= 70
 
 
 def test_the_detail_of_each_panel_is_enlarged_below_it():
