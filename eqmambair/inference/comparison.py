@@ -18,7 +18,7 @@ def telling_box(worse: Image, better: Image, truth: Image, side: int) -> tuple[i
     error = first - second
     sums = cv2.boxFilter(error, -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
     inside = sums[: max(error.shape[0] - side + 1, 1), : max(error.shape[1] - side + 1, 1)]
-    top, left = np.unravel_index(inside.argmax(), inside.shape)
+    top, left = np.unravel_index(np.argmax(inside), inside.shape)
     return int(top), int(left)
 
 
