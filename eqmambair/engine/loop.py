@@ -1,7 +1,6 @@
 """The training loop of every task: exactly ``total_iter`` steps, validation, checkpoints, and a way back after any interruption."""
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -18,11 +17,12 @@ from eqmambair.engine import randomness, resuming, state
 from eqmambair.engine.distributed import Ranks
 from eqmambair.engine.interrupts import INTERRUPTED, Interrupts
 from eqmambair.engine.loader import Batches, training_batches
-from eqmambair.engine.logs import Records, progress_bar
+from eqmambair.engine.logs import progress_bar
+from eqmambair.engine.reporting import Reporter, best_weights, latest_weights
 from eqmambair.engine.schedule_free import AdamWScheduleFree
 from eqmambair.engine.schema import Options
 from eqmambair.engine.stepping import Stepper, StepResult
-from eqmambair.engine.store import StateStore, copy_file, replace_file, tensor_writer, text_writer
+from eqmambair.engine.store import StateStore, copy_file, replace_file, tensor_writer
 from eqmambair.engine.validation import Results, ValidationSet, validate
 from eqmambair.errors import UserError
 from eqmambair.models import Model, find_model
@@ -67,7 +67,7 @@ class Trainer:
         self.sets = validation_sets(self.model, options)
         self.stepper = Stepper(self.model, self.model.network, self.train, ranks)
         self.progress = state.Progress()
-        self.records: Records | None = None
+        self.reporter = Reporter(options, ranks, self.train.total_iter)
         self._saved_step = -1
         self._resume()
         self.stepper.network = self._wrapped()
@@ -91,7 +91,7 @@ class Trainer:
             self._saved_step = self.progress.step
             if self.ranks.is_main:
                 self.store.set_aside_after(self.progress.step)
-                copy_file(place / state.WEIGHTS, self.folder / "models" / "net_g_latest.pth")  # a kill may have come before it was made
+                copy_file(place / state.WEIGHTS, latest_weights(self.folder))  # a kill may have come before it was made
         _log.info("going on from %s (step %d)", place, self.progress.step)
 
     def _samples(self) -> str:
@@ -114,7 +114,7 @@ class Trainer:
         Returns:
             The exit status: 0, or ``INTERRUPTED``.
         """
-        self._describe()
+        self.reporter.begin(self.model, len(self.indices), self._samples_per_step(), self.sets)
         if self.mode.dry:
             return self._dry()
         section = self.options.datasets["train"]
@@ -122,8 +122,7 @@ class Trainer:
         first, last = self.progress.step * count, self.train.total_iter * count
         if self.progress.step > self.train.total_iter:
             raise UserError(f"the run is at step {self.progress.step} already, beyond total_iter ({self.train.total_iter})")
-        if self.ranks.is_main:
-            self.records = Records(self.folder, self.options.logger, self.options.name, self.progress.step, self.progress.unvalidated)
+        self.reporter.open(self.progress)
         batches = training_batches(
             self.dataset,
             section,
@@ -140,8 +139,7 @@ class Trainer:
                 status = self._loop(batches, interrupts)
         finally:
             batches.close()
-            if self.records is not None:
-                self.records.close()
+            self.reporter.close()
         return status
 
     def _loop(self, batches: Batches, interrupts: Interrupts) -> int:
@@ -160,7 +158,8 @@ class Trainer:
                 bar.update(1)
                 if self._due(self.options.logger.print_freq):
                     left = (total - self.progress.step) * (time.monotonic() - started) / (self.progress.step - begun)
-                    self._report(result, speed, left, batches.skipped)
+                    scale = self.stepper.scaler.get_scale() if self.stepper.scaler.is_enabled() else None
+                    self.reporter.step(self.progress.step, result, speed, left, batches.skipped, scale)
                 if self.options.val is not None and self.sets and self._due(self.options.val.val_freq):
                     self.progress.unvalidated = True
                     if not stop:
@@ -174,7 +173,7 @@ class Trainer:
             _log.info("stopped by %s after step %d; --auto_resume goes on", next(filter(None, name), "a signal"), self.progress.step)
             return INTERRUPTED
         self._save()
-        self._summary()
+        self.reporter.end(self.progress)
         return 0
 
     def _due(self, every: int) -> bool:
@@ -188,38 +187,12 @@ class Trainer:
         if result.bad is None:
             return
         self.progress.nonfinite += 1
-        what = f"loss {result.losses['loss']}, gradient norm {result.grad_norm}"
-        _log.warning("step %d left out: not finite (%s); samples: %s", step, what, ", ".join(result.bad) or "unnamed")
-        if not self.mode.dry:
-            path = self.folder / "nonfinite" / f"step_{step:08d}_rank{self.ranks.rank}.json"
-            facts = {"step": step, "losses": {key: str(value) for key, value in result.losses.items()}, "samples": result.bad}
-            replace_file(path, text_writer(json.dumps({**facts, "gradient_norm": str(result.grad_norm)}, indent=1)))
+        self.reporter.left_out(step, result, write=not self.mode.dry)
         if self.progress.nonfinite > self.train.nonfinite_limit:
             raise UserError(
                 f"step {step}: loss or gradient is not finite for the {self.progress.nonfinite}th time (train.nonfinite_limit"
                 f" {self.train.nonfinite_limit}); the last checkpoint is sound"
             )
-
-    def _report(self, result: StepResult, speed: float, left: float, skipped: int) -> None:
-        losses = self.ranks.mean(result.losses)
-        scale = f", scale {self.stepper.scaler.get_scale():g}" if self.stepper.scaler.is_enabled() else ""
-        shown = {"loss": losses["loss"]} | (losses if len(losses) > 2 else {})
-        parts = ", ".join(f"{key} {value:.4e}" for key, value in shown.items())
-        _log.info(
-            "step %d/%d: %s, lr %.3e, gradient %.3g%s, %.3g img/s, %s left%s",
-            self.progress.step,
-            self.train.total_iter,
-            parts,
-            result.rate,
-            result.grad_norm,
-            scale,
-            speed,
-            duration(left),
-            f", {skipped} files left out" if skipped else "",
-        )
-        if self.records is not None:
-            figures = {**losses, "lr": result.rate, "grad_norm": result.grad_norm, "images_per_second": speed}
-            self.records.write(self.progress.step, "train", figures)
 
     def _samples_per_step(self) -> int:
         return self.options.datasets["train"].batch_size_per_gpu * self.ranks.world * self.train.accumulate
@@ -253,16 +226,7 @@ class Trainer:
 
     def _note(self, results: Results) -> None:
         step = self.progress.step
-        for each in results.sets:
-            figures = ", ".join(f"{key} {value:.4f}" for key, value in each.summary.items())
-            _log.info(
-                "step %d: %s (%d samples, %.1f s): %s", step, each.name, len(each.records), each.seconds, figures or "nothing to measure"
-            )
-            if self.records is not None:
-                self.records.write(step, each.name, each.summary)
-                for record in each.records:
-                    for title, picture in record.pictures.items():
-                        self.records.picture(step, f"{each.name}/{record.name}/{title}", picture)
+        self.reporter.validation(step, results)
         for metric, value in results.means().items():
             if metric.endswith("_not_finite") or not math.isfinite(value):
                 continue
@@ -270,8 +234,7 @@ class Trainer:
             if old is None or (value > old[0] if self.model.higher_is_better(metric) else value < old[0]):
                 self.progress.best[metric] = [value, step]
                 if self.ranks.is_main:
-                    path = self.folder / "models" / f"net_g_best_{metric}.pth"
-                    replace_file(path, tensor_writer(state.weights(self.stepper, self.options)))
+                    replace_file(best_weights(self.folder, metric), tensor_writer(state.weights(self.stepper, self.options)))
 
     def _save(self) -> None:
         """Write a checkpoint, and let ``net_g_latest`` be its weights; a failure on the main rank ends all ranks."""
@@ -292,26 +255,11 @@ class Trainer:
 
     def _write(self, step: int, files: dict[str, Any], needed: int) -> None:
         place = self.store.save(step, files, needed)
-        models = self.folder / "models"
-        copy_file(place / state.WEIGHTS, models / "net_g_latest.pth")
+        latest = latest_weights(self.folder)
+        copy_file(place / state.WEIGHTS, latest)
         if self.options.logger.safetensors:
-            resuming.write_safetensors(state.weights(self.stepper, self.options), models / "net_g_latest.safetensors")
+            resuming.write_safetensors(state.weights(self.stepper, self.options), latest.with_suffix(".safetensors"))
         _log.info("step %d: saved %s", step, place)
-
-    def _describe(self) -> None:
-        network = self.model.network
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        _log.info("%s: %s with %s parameters on %s", self.options.name, type(network).__name__, f"{parameters:,}", self.ranks.device)
-        _log.info(
-            "%d training samples, %d a step (%d ranks), %d steps = %.1f epochs",
-            len(self.indices),
-            self._samples_per_step(),
-            self.ranks.world,
-            self.train.total_iter,
-            self.train.total_iter * self._samples_per_step() / len(self.indices),
-        )
-        for each in self.sets:
-            _log.info("%s: %d validation samples", each.name, len(each.indices))
 
     def _dry(self) -> int:
         batches = training_batches(
@@ -338,15 +286,6 @@ class Trainer:
         _log.info("dry run done, nothing was written")
         return 0
 
-    def _summary(self) -> None:
-        _log.info("finished: %d steps", self.progress.step)
-        for metric, (value, step) in self.progress.best.items():
-            _log.info("best %s %.4f at step %d: %s", metric, value, step, self.folder / "models" / f"net_g_best_{metric}.pth")
-        if self.progress.nonfinite:
-            _log.info("%d steps were left out because they were not finite", self.progress.nonfinite)
-        _log.info("weights: %s", self.folder / "models" / "net_g_latest.pth")
-        _log.info("states: %s, log: %s", self.store.folder, self.folder / "log.jsonl")
-
 
 def validation_sets(model: Model, options: Options) -> list[ValidationSet]:
     """The data sets val, val_2, test_1, ... of the options, checked."""
@@ -361,12 +300,6 @@ def validation_sets(model: Model, options: Options) -> list[ValidationSet]:
         indices: Sequence[int] = check_dataset(dataset, section.check, section.on_bad_file, f"datasets.{key}")
         found.append(ValidationSet(key, name, section, dataset, indices))
     return found
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as h:mm:ss."""
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def log_file(options: Options) -> Path:

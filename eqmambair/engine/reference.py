@@ -13,7 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from eqmambair.engine import schema
 from eqmambair.engine.optimizers import OPTIMIZERS
-from eqmambair.engine.options import GIVEN_TO_DATASETS, joined_schema, supported_datasets
+from eqmambair.engine.option_checks import GIVEN_TO_DATASETS, supported_datasets
+from eqmambair.engine.options import joined_schema
 from eqmambair.engine.schedule import SCHEDULES
 from eqmambair.engine.signatures import parameters
 from eqmambair.models import RestorationModel

@@ -106,8 +106,9 @@ class Model(ABC):
         """A batch on the device."""
         return moved(batch, self.device)
 
-    def collate(self, samples: list[Any]) -> Any:
-        """A batch from samples; runs in the loader's processes."""
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        """A batch from samples; runs in the loader's processes, which the network does not go to."""
         return torch.utils.data.default_collate(samples)
 
     def parameter_groups(self) -> Iterable[Any]:

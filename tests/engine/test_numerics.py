@@ -89,9 +89,10 @@ def test_two_deterministic_runs_are_equal(pictures: Path) -> None:
     assert figures(experiments / "one") == figures(experiments / "two")
 
 
-def test_non_finite_steps_are_left_out_and_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_non_finite_steps_are_left_out_and_named(pictures: Path, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
     loss = {"type": "SometimesNaN", "bad": [3, 4]}
-    assert run_here(write_options(pictures, train__pixel_opt=loss)) == 0
+    assert run_here(write_options(pictures, train__pixel_opt=loss, train__precision=precision)) == 0
     printed = capsys.readouterr().out
     assert "step 3 left out: not finite (loss nan" in printed
     assert "picture_0" in printed

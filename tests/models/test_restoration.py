@@ -1,16 +1,20 @@
 """What restoration does with a batch, by hand."""
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from eqmambair.data.sampler import Key
+from eqmambair.data.seeded import CollateLoaded, SeededDataset
 from eqmambair.engine.options import load_options
 from eqmambair.errors import UserError
 from eqmambair.metrics.psnr_ssim import psnr, ssim
 from eqmambair.models import Record, RestorationModel, ValidationRequest, find_model
+from eqmambair.models.restoration import Mixing, mix
 from eqmambair.models.restoration_metrics import measure
 from tests.engine.tiny import make_pictures, write_options
 
@@ -47,6 +51,24 @@ def test_measures_are_those_of_the_benchmarks(model: RestorationModel, tmp_path:
     assert record.values["psnr"] == pytest.approx(psnr(written, truth, crop_border=2))
     assert record.values["ssim"] == pytest.approx(ssim(written, truth, crop_border=2))
     assert record.pictures["lq_sr_gt_difference"].shape == (24, 4 * 24, 3)
+
+
+def test_loader_processes_get_no_network(model: RestorationModel) -> None:
+    dataset = model.build_dataset(model.options.datasets["val"], "val")
+    parts = pickle.dumps((SeededDataset(dataset, 0), CollateLoaded(model.collate)))
+    assert b"TinySR" not in parts
+    seeded, collate = pickle.loads(parts)
+    assert collate([seeded[Key(0, 0)]]).batch["gt"].shape == (1, 3, 24, 24)
+
+
+def test_mixing_blends_pairs_alike() -> None:
+    lq = torch.arange(4.0).reshape(4, 1, 1, 1)
+    torch.manual_seed(0)
+    mixed, same = mix(lq, lq.clone(), Mixing(mixup=True, use_identity=False))
+    assert torch.equal(mixed, same)
+    assert not torch.equal(mixed, lq)
+    assert 0 <= float(mixed.min()) <= float(mixed.max()) <= 3
+    assert mix(lq, lq, None)[0] is lq
 
 
 def test_infinities_are_reported_and_not_averaged(model: RestorationModel) -> None:
