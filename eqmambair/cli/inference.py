@@ -60,7 +60,7 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
     """
     plan = Plan()
     found: list[tuple[Path, Path]] = []  # the file, and its place relative to the output folder
-    for path in inputs:
+    for path in dict.fromkeys(inputs):
         if path.is_dir():
             # results of an earlier run that lie inside the folder are no inputs
             inside = output.resolve() if path.resolve() in output.resolve().parents else None

@@ -180,10 +180,17 @@ def test_what_is_there_is_left_alone_unless_told(tmp_path, weights_x2, capsys):
 
 def test_the_output_can_be_one_file_for_one_input(tmp_path, weights_x2):
     write_image(tmp_path / "a.png", picture(4, 4))
+    write_image(tmp_path / "b.png", picture(4, 4))
     assert command(tmp_path / "a.png", "-o", tmp_path / "big.tif", "-w", weights_x2) == 0
     assert read_image(tmp_path / "big.tif").shape == (8, 8, 3)
     with pytest.raises(UserError, match="one file"):
-        command(tmp_path / "a.png", tmp_path / "a.png", "-o", tmp_path / "other.png", "-w", weights_x2)
+        command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "other.png", "-w", weights_x2)
+
+
+def test_a_picture_named_twice_is_restored_once(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-i", tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2) == 0
+    assert "1 restored" in capsys.readouterr().out
 
 
 def test_an_output_that_cannot_be_is_one_clear_error(tmp_path, weights_x2):
