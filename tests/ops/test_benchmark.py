@@ -1,0 +1,42 @@
+"""The benchmark of the scan: what it compares computes the same, and its file says what its table says."""
+
+import json
+
+import pytest
+import torch
+
+from eqmambair.cli import benchmark
+
+
+@pytest.mark.parametrize("name", sorted(set(benchmark.contenders("cpu")) - {"operator"}))
+def test_contenders_compute_the_same(name) -> None:
+    arguments = benchmark.draw((2, 48, 4, 6, 3), torch.float32, "cpu")
+    leaves = [x.requires_grad_() if x.is_floating_point() else x for x in arguments]
+    expected, got = benchmark.operator(leaves), benchmark.contenders("cpu")[name](leaves)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), leaves[:7]) for y in (got, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+
+
+def test_file_holds_a_row_for_every_shape_and_contender(tmp_path, capsys) -> None:
+    file = tmp_path / "made" / "scan.json"
+    shapes = ["--shape", "1,20,2,3,2", "--shape", "1,9,1,3,1"]
+    assert benchmark.main(["scan", "--device", "cpu", "--quick", "--seconds", "0.01", "--json", str(file), *shapes]) == 0
+    measured = json.loads(file.read_text())
+    assert len(measured["results"]) == 2 * len(benchmark.contenders("cpu"))
+    for row in measured["results"]:
+        assert row["forward"]["runs"] >= 3
+        assert row["forward_backward"]["median_ms"] >= row["forward_backward"]["min_ms"] > 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in benchmark.contenders("cpu"))
+
+
+def test_what_needs_too_much_memory_is_left_out_and_named(tmp_path, capsys) -> None:
+    file = tmp_path / "scan.json"
+    benchmark.main(
+        ["scan", "--device", "cpu", "--quick", "--seconds", "0.01", "--limit_gib", "0", "--shape", "1,9,1,3,1", "--json", str(file)]
+    )
+    names = {row["name"] for row in json.loads(file.read_text())["results"]}
+    assert names == {"operator", "plain backend"}
+    assert "needs more than --limit_gib" in capsys.readouterr().out
