@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,17 @@ class _Console(logging.Handler):
         sys.stdout.flush()
 
 
+class _File(logging.FileHandler):
+    """Writes to a file; says once, on the console, if it cannot: what really matters has errors of its own."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._said:
+            self._said = True
+            tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stdout)
+
+
 @contextmanager
 def logging_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
     """Send the package's messages to the console (unless ``quiet``) and to a file."""
@@ -36,7 +47,7 @@ def logging_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(file, encoding="utf-8"))
+            handlers.append(_File(file, encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror})") from None
     for handler in handlers:
@@ -52,7 +63,8 @@ def logging_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
         _log.propagate = propagate
         for handler in handlers:
             _log.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # said already
+                handler.close()
 
 
 def progress_bar(total: int, what: str, *, show: bool, initial: int = 0, leave: bool = True) -> "tqdm[Any]":

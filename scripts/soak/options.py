@@ -105,7 +105,9 @@ def soak_options(wanted: int, folder: Path, seed: int) -> list[str]:
     base = make_options(folder / "data", folder / "out", "mutated")
     for number in range(wanted):
         file = folder / f"options_{number}.yml"
-        what, silence = mutate(base, file, chance)
+        whole = write(base, file).read_bytes()
+        while file.read_bytes() == whole:  # some mistakes are none, such as a number put where it was
+            what, silence = mutate(base, file, chance)
         end = judge(["-opt", str(file), "--dry_run"], folder / "options.txt")
         if end == "ran" and silence:
             end = "SILENCE"

@@ -1,6 +1,7 @@
 """What a run leaves: weights, tables, logs; and how test reads them."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from eqmambair.cli import test as test_command
 from eqmambair.cli import train as train_command
 from eqmambair.data.io import read_image
+from eqmambair.engine.logs import logging_to
 from eqmambair.errors import UserError
 from tests.engine.running import figures, run_here
 from tests.engine.tiny import make_pictures, write_options
@@ -132,3 +134,18 @@ def test_launchers_run_from_anywhere(pictures: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, cwd=pictures, env={**os.environ, "PYTHONPATH": ""}, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: nowhere.yml: no such option file"
+
+
+def test_log_file_without_room_is_said_once_and_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """/dev/full takes no byte."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    log = logging.getLogger("eqmambair")
+    with logging_to(tmp_path / "train.log"):
+        log.info("first")
+        log.info("second")
+    printed = capsys.readouterr()
+    assert printed.out.count("cannot be written") == 1
+    assert "second" in printed.out
+    assert "Traceback" not in printed.err
