@@ -1,5 +1,6 @@
 """One process or several: who this one is, and how the processes agree."""
 
+import inspect
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from eqmambair.engine.schema import Options
 from eqmambair.errors import UserError
@@ -117,6 +119,15 @@ def processes(launcher: Launcher, options: Options) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def joined(network: nn.Module, devices: list[int | None] | None, unused: bool) -> nn.Module:
+    """The network with gradients averaged over all processes; buffers are left to ``Ranks.copy_from_main``."""
+    wrapper = nn.parallel.DistributedDataParallel
+    known = inspect.signature(wrapper).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the newer name first
+    options: dict[str, Any] = {"find_unused_parameters": unused, buffers: False}
+    return wrapper(network, device_ids=devices, **options)
 
 
 def choose_device(num_gpu: int | str, local_rank: int = 0) -> torch.device:

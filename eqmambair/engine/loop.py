@@ -104,8 +104,7 @@ class Trainer:
             network = torch.compile(network)  # type: ignore[assignment]
         if self.ranks.world > 1:
             devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-            unused = self.options.find_unused_parameters
-            return nn.parallel.DistributedDataParallel(network, device_ids=devices, find_unused_parameters=unused, broadcast_buffers=False)
+            return joined(network, devices, self.options.find_unused_parameters)
         return network
 
     def run(self) -> int:
