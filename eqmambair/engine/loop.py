@@ -14,7 +14,7 @@ from torch import nn
 
 from eqmambair.data.checking import check_dataset
 from eqmambair.engine import randomness, resuming, state
-from eqmambair.engine.distributed import Ranks
+from eqmambair.engine.distributed import Ranks, joined
 from eqmambair.engine.interrupts import INTERRUPTED, Interrupts
 from eqmambair.engine.loader import Batches, training_batches
 from eqmambair.engine.logs import progress_bar
