@@ -121,7 +121,7 @@ def processes(launcher: Launcher, options: Options) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def joined(network: nn.Module, devices: list[int | None] | None, unused: bool) -> nn.Module:
+def joined(network: nn.Module, devices: list[int] | None, unused: bool) -> nn.Module:
     """The network with gradients averaged over all processes; buffers are left to ``Ranks.copy_from_main``."""
     wrapper = nn.parallel.DistributedDataParallel
     known = inspect.signature(wrapper).parameters
