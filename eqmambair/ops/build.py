@@ -106,24 +106,12 @@ def build_cuda(target: Path, capabilities: list[str]) -> None:
     codes = [flag for c in chosen for flag in ("-gencode", f"arch=compute_{c},code=sm_{c}")]
     newest = max(chosen, key=int)
     codes += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
-    device = [nvcc_path, "-ccbin", cxx, "-O3", "-std=c++17", "-Xcompiler", "-fPIC", "--threads", "0", *codes]
-    toolkit = Path(nvcc_path).resolve().parents[1]
-    includes = [f"-I{path}" for path in _toolkit_folders(toolkit, "include")]
-    libraries = [f"-L{path}" for path in _toolkit_folders(toolkit, "lib64", "lib")]
-    jobs = [(source, "cuda", device) for source in _CUDA_KERNELS]
-    jobs.append(("bindings_cuda.cpp", "torch", [cxx, *_torch_compile_flags(), *includes]))
-    _build(
-        target,
-        jobs,
-        [cxx, "-shared", *libraries],
-        ["torch_cuda", "torch_cpu", "c10_cuda", "c10"],
-        ["-lcudart_static", "-ldl", "-lrt", "-lpthread"],
-    )
-
-
-def _toolkit_folders(toolkit: Path, *names: str) -> list[Path]:
-    roots = [toolkit, *sorted(toolkit.glob("targets/*"))]
-    return [root / name for root in roots for name in names if (root / name).is_dir()]
+    # nvcc compiles and links all of it: it alone knows where its headers and libraries are.
+    driver = [nvcc_path, "-ccbin", cxx, "-Xcompiler", "-fPIC"]
+    jobs = [(source, "cuda", [*driver, "-O3", "-std=c++17", "--threads", "0", *codes]) for source in _CUDA_KERNELS]
+    plain_flags = [flag for flag in _torch_compile_flags() if flag not in ("-fPIC", "-w")]
+    jobs.append(("bindings_cuda.cpp", "torch", [*driver, "-x", "c++", "-w", *plain_flags]))
+    _build(target, jobs, [*driver, "-shared", "-cudart", "static"], ["torch_cuda", "torch_cpu", "c10_cuda", "c10"])
 
 
 def _compiler_or_error() -> str:
@@ -147,12 +135,10 @@ def _torch_compile_flags() -> list[str]:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     standard = "-std=c++20" if version >= (2, 9) else "-std=c++17"
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    return ["-O2", "-fPIC", "-w", standard, abi, f"-isystem{root}", f"-isystem{root / 'torch' / 'csrc' / 'api' / 'include'}"]
+    return ["-O2", "-fPIC", "-w", standard, abi, f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
 
 
-def _build(
-    target: Path, jobs: list[tuple[str, str, list[str]]], link: list[str], libraries: list[str], last: list[str] | None = None
-) -> None:
+def _build(target: Path, jobs: list[tuple[str, str, list[str]]], link: list[str], libraries: list[str]) -> None:
     import torch
 
     folder = sources()
@@ -172,7 +158,7 @@ def _build(
         library = Path(scratch) / "library.so"
         runtime = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         _run(
-            [*link, *objects, f"-L{torch_lib}", *(f"-l{name}" for name in libraries), *(last or []), *runtime, "-o", str(library)],
+            [*link, *objects, f"-L{torch_lib}", *(f"-l{name}" for name in libraries), *runtime, "-o", str(library)],
             "library",
         )
         # Into place by renaming within one folder: whoever looks sees the whole library or none.
