@@ -98,11 +98,11 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prepare_datasets.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="prepare_datasets.py", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *, workers: bool = True, overwrite: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if workers:
             sub.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes (default: %(default)s)")
         if overwrite:
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--suffix", help="what the names in --lr carry more (default: nothing, xS or _xS)")
     sub.add_argument("--min_size", type=int, default=1, help="smallest side allowed, for example the training crop")
 
-    commands.add_parser("list", help="where each training and test set comes from, its terms, and the layout expected")
+    command("list", "where each training and test set comes from, its terms, and the layout expected", workers=False, overwrite=False)
     return parser
 
 

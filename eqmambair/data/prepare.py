@@ -1,10 +1,12 @@
 """Getting folders of pictures ready: low-resolution inputs, sub-images, LMDB, lists, checks, and the embedded sample.
 
 A job that finds bad files does all the others, names the bad ones and says so in its `Report`. Files appear whole or not at all, so an
-interrupted job is continued by running it again: what is there and not older than its source is left alone.
+interrupted job is continued by running it again: what is there, and was made of the source as it is now, is left alone. What a folder was
+made of stands in a hidden file in it.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -115,6 +117,51 @@ def _by_stem(paths: Iterable[Path]) -> tuple[dict[str, Path], list[str]]:
     return {stem: group[0] for stem, group in grouped.items() if len(group) == 1}, twice
 
 
+# --- what was made of what ---------------------------------------------------------------------------------------------------------
+
+
+class _Record:
+    """A hidden file in a folder of results: the size and time of what each was made of, and the settings that all were made with.
+
+    Times of files alone do not tell, as a picture may be replaced by an older one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".made_from.json"
+        self.settings: dict[str, int] = {}
+        self.sources: dict[str, list[int]] = {}
+        if self.path.is_file():
+            try:
+                content = json.loads(self.path.read_bytes())
+                self.settings, self.sources = content["settings"], content["sources"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self.path}: cannot be read; delete it") from error
+        self._saved = self._encoded()
+
+    def is_fresh(self, key: str, source: Path, target: Path) -> bool:
+        """Whether ``target`` is there and was made of ``source`` as it is now; where nothing is recorded, whether it is not older."""
+        if not target.exists():
+            return False
+        if key in self.sources:
+            return self.sources[key] == _state(source)
+        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+
+    def save(self) -> None:
+        """Write the file, if there is anything new."""
+        encoded = self._encoded()
+        if encoded != self._saved:
+            write_bytes(self.path, encoded)
+            self._saved = encoded
+
+    def _encoded(self) -> bytes:
+        return json.dumps({"settings": self.settings, "sources": self.sources}, indent=0).encode()
+
+
+def _state(source: Path) -> list[int]:
+    found = source.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
 # --- jobs --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -125,26 +172,50 @@ def make_lr(
 
     Args:
         suffix: what is put behind the name; ``{scale}`` stands for the scale, and "" keeps the name.
+
+    Raises:
+        UserError: a result would replace a picture of ``hr``; two would be one file; or an argument is wrong.
     """
     if any(scale < 2 for scale in scales):
         raise UserError(f"a scale is an integer of at least 2, not {min(scales)}")
+    if "/" in suffix or os.sep in suffix:
+        raise UserError(f"the suffix {suffix!r} is no part of a file name")
     sources = _images_or_error(hr)
     _, twice = _by_stem(sources)
     if twice:
         raise UserError(f"{twice[0]}, so their low-resolution files would be one: rename them")
+    originals = {source.resolve() for source in sources}
+    records = {scale: _Record(output / f"X{scale}") for scale in scales}
     jobs = []
+    states = {}
     report = Report()
     for source in sources:
-        targets = [(scale, output / f"X{scale}" / f"{source.stem}{suffix.format(scale=scale)}.png") for scale in scales]
-        wanted = [(scale, target) for scale, target in targets if overwrite or not _up_to_date(target, source)]
-        report.kept += len(targets) - len(wanted)
+        states[source] = _state(source)  # before it is read: a later change is then noticed
+        wanted = []
+        for scale in scales:
+            target = output / f"X{scale}" / f"{source.stem}{suffix.replace('{scale}', str(scale))}.png"
+            if target.resolve() in originals:
+                raise UserError(
+                    f"{target}: is a picture of {hr}, which its low resolution would replace; give another --output or --suffix"
+                )
+            if not overwrite and records[scale].is_fresh(target.name, source, target):
+                records[scale].sources[target.name] = states[source]
+                report.kept += 1
+            else:
+                wanted.append((scale, target))
         if wanted:
             jobs.append((source, wanted))
-    for (_, wanted), _, error in _each(_write_lr, jobs, workers, "low resolution"):
-        if error:
-            report.problems.append(error)
-        else:
+    try:
+        for (source, wanted), _, error in _each(_write_lr, jobs, workers, "low resolution"):
+            if error:
+                report.problems.append(error)
+                continue
             report.written += len(wanted)
+            for scale, target in wanted:
+                records[scale].sources[target.name] = states[source]
+    finally:
+        for record in records.values():
+            record.save()
     return report
 
 
@@ -175,6 +246,11 @@ def make_subimages(
     The last piece of a row or column is moved inwards to end at the border if more than ``threshold`` pixels would be left over. A name
     that ends in x2, x3, x4 or x8 loses this, so that pieces of low- and high-resolution pictures pair by name; ground truth whose sides
     are not multiples of the scale must be cropped to it first (``multiple``), else it may give more pieces than its low resolution.
+
+    Pieces that a picture had and has no more are removed. With ``overwrite`` and other settings than last time, all former pieces are.
+
+    Raises:
+        UserError: ``output`` holds pieces cut with other settings, or is ``source``; two pictures have one name; or an argument is wrong.
     """
     if min(size, step, multiple) < 1 or threshold < 0:
         raise UserError(f"size, step and multiple must be at least 1, threshold at least 0, not {size}, {step}, {multiple}, {threshold}")
@@ -183,34 +259,74 @@ def make_subimages(
     clash = [stem for stem, count in names.items() if count > 1]
     if clash:
         raise UserError(f"{source}: several files would be cut into {clash[0]}_s001.png: rename them")
+    if output.resolve() == source.resolve():
+        raise UserError(f"{output}: holds the pictures to be cut; give another folder for the pieces")
+    settings = {"size": size, "step": step, "threshold": threshold, "multiple": multiple}
+    record = _Record(output)
+    if record.settings != settings:
+        pieces = [path for path in list_images(output) if _PIECE.search(path.name)] if output.is_dir() else []
+        if pieces and not overwrite:
+            said = ", ".join(f"{key} {value}" for key, value in record.settings.items()) or "settings that nothing tells"
+            raise UserError(f"{output}: holds pieces cut with {said}; give another --output, or --overwrite to cut anew")
+        made = {*names, *(_subimage_stem(Path(name)) for name in record.sources)}
+        for path in pieces:
+            if _PIECE.sub("", path.name) in made:
+                path.unlink()
+        record.settings, record.sources = settings, {}
+        record.save()  # before the first piece, so that an interrupted run is known for what it was
+
     report = Report()
-    job = partial(_write_subimages, output=output, size=size, step=step, threshold=threshold, multiple=multiple, overwrite=overwrite)
-    for _, counts, error in _each(job, sources, workers, "sub-images"):
-        if error:
-            report.problems.append(error)
-        else:
+    jobs = []
+    states = {}
+    for path in sources:
+        states[path] = _state(path)
+        changed = overwrite or (path.name in record.sources and record.sources[path.name] != states[path])
+        jobs.append((path, changed, path.name not in record.sources))
+    job = partial(_write_subimages, output=output, size=size, step=step, threshold=threshold, multiple=multiple)
+    try:
+        for (path, _, _), counts, error in _each(job, jobs, workers, "sub-images"):
+            if error:
+                report.problems.append(error)
+                continue
             report.written += counts[0]
             report.kept += counts[1]
+            record.sources[path.name] = states[path]
+    finally:
+        record.save()
     return report
+
+
+_PIECE = re.compile(r"_s\d{3,}\.png$")
 
 
 def _subimage_stem(path: Path) -> str:
     return re.sub(r"x[2348]$", "", path.stem)
 
 
-def _write_subimages(source: Path, output: Path, size: int, step: int, threshold: int, multiple: int, overwrite: bool) -> tuple[int, int]:
+def _write_subimages(job: tuple[Path, bool, bool], output: Path, size: int, step: int, threshold: int, multiple: int) -> tuple[int, int]:
+    """Return how many pieces were written, and how many were there; the job is a picture, whether all are to be cut anew, or the older."""
+    source, anew, judge_by_time = job
     image = mod_crop(read_image(source), multiple)
     height, width = image.shape[:2]
     if height < size or width < size:
         raise UserError(f"{source}: {width}x{height} is smaller than a piece of {size}x{size}")
     corners = [(top, left) for top in _starts(height, size, step, threshold) for left in _starts(width, size, step, threshold)]
+    changed = source.stat().st_mtime_ns
     written = 0
     for number, (top, left) in enumerate(corners, start=1):
-        target = output / f"{_subimage_stem(source)}_s{number:03d}.png"
-        if overwrite or not _up_to_date(target, source):
+        target = _piece(output, source, number)
+        if anew or not target.exists() or (judge_by_time and target.stat().st_mtime_ns < changed):
             write_image(target, image[top : top + size, left : left + size])
             written += 1
+    surplus = len(corners) + 1
+    while _piece(output, source, surplus).exists():  # of a picture that was larger
+        _piece(output, source, surplus).unlink()
+        surplus += 1
     return written, len(corners) - written
+
+
+def _piece(output: Path, source: Path, number: int) -> Path:
+    return output / f"{_subimage_stem(source)}_s{number:03d}.png"
 
 
 def _starts(length: int, size: int, step: int, threshold: int) -> list[int]:
@@ -223,15 +339,19 @@ def _starts(length: int, size: int, step: int, threshold: int) -> list[int]:
 def make_lmdb(source: Path, output: Path, *, recursive: bool = False, overwrite: bool = False) -> Report:
     """Put the files of a folder, byte for byte, into an LMDB in basicsr's layout (data.mdb and meta_info.txt in ``NAME.lmdb``).
 
-    The key of a file is its path relative to the folder without the last extension. Damaged files are named and left out.
+    The key of a file is its path relative to the folder without the last extension. Damaged files, and those whose names are no UTF-8, are
+    named and left out. The LMDB appears whole or not at all. One that is there already is compared, byte for byte.
+
+    Raises:
+        UserError: the LMDB is there already and holds anything else; no file can be read; or an argument is wrong.
     """
     import lmdb
 
     if output.suffix != ".lmdb":
         raise UserError(f"{output}: the name of an LMDB folder ends in .lmdb")
-    files = _images_or_error(source, recursive=recursive)
+    report = Report()
     keys: dict[str, Path] = {}
-    for path in files:
+    for path in _with_utf8_names(source, _images_or_error(source, recursive=recursive), report.problems):
         key = path.relative_to(source).with_suffix("").as_posix()
         if key in keys:
             raise UserError(f"{source}: {keys[key].name} and {path.name} would have the same key {key}: rename one")
@@ -239,12 +359,14 @@ def make_lmdb(source: Path, output: Path, *, recursive: bool = False, overwrite:
             raise UserError(f"{path}: the name is longer than the {LMDB_LONGEST_KEY} bytes that LMDB takes as key")
         keys[key] = path
     if output.exists() and not overwrite:
-        stored = read_meta_info(output / "meta_info.txt")
-        if sorted(stored) == sorted(path.relative_to(source).as_posix() for path in keys.values()):
-            return Report(kept=len(stored))
-        raise UserError(f"{output}: exists and holds other files than {source}; give --overwrite to make it anew")
+        return _compare_lmdb(output, source, keys, report)
+    if output.is_dir():
+        if output.resolve() in (source.resolve(), *source.resolve().parents):
+            raise UserError(f"{output}: holds the pictures themselves; give another --output")
+        foreign = sorted(path.name for path in output.iterdir() if path.name not in _LMDB_FILES)
+        if foreign:
+            raise UserError(f"{output}: holds {foreign[0]}, which is no part of an LMDB; give another --output")
 
-    report = Report()
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     lines = []
     try:
@@ -264,7 +386,7 @@ def make_lmdb(source: Path, output: Path, *, recursive: bool = False, overwrite:
         finally:
             environment.close()
         if not lines:
-            raise UserError(f"{source}: no file could be read, so no LMDB was made; the first problem: {report.problems[0]}")
+            raise UserError(f"{source}: no file could be stored, so no LMDB was made; the first problem: {report.problems[0]}")
         (temporary / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
         if output.exists():
             shutil.rmtree(output)
@@ -274,6 +396,37 @@ def make_lmdb(source: Path, output: Path, *, recursive: bool = False, overwrite:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     report.written = len(lines)
+    return report
+
+
+_LMDB_FILES = ("data.mdb", "lock.mdb", "meta_info.txt")
+
+
+def _compare_lmdb(output: Path, source: Path, keys: dict[str, Path], report: Report) -> Report:
+    """Count the files that an LMDB holds as they are now, and name the damaged ones; raise `UserError` if it holds anything else."""
+    import lmdb
+
+    stored = set(read_meta_info(output / "meta_info.txt"))
+    remedy = "give --overwrite to make it anew"
+    gone = stored - {path.relative_to(source).as_posix() for path in keys.values()}
+    if gone:
+        raise UserError(f"{output}: holds {min(gone)}, which is not in {source}; {remedy}")
+    try:
+        with lmdb.open(str(output), readonly=True, lock=False) as environment, environment.begin(buffers=True) as transaction:
+            for key, path in sorted(keys.items()):
+                name = path.relative_to(source).as_posix()
+                if name in stored:
+                    value = transaction.get(key.encode())
+                    if value is None or len(value) != path.stat().st_size or value != path.read_bytes():
+                        raise UserError(f"{output}: its {name} is not that of {source}; {remedy}")
+                    report.kept += 1
+                    continue
+                error = _load_checked(path)[2]
+                if error is None:
+                    raise UserError(f"{output}: has no {name}; {remedy}")
+                report.problems.append(error)
+    except (OSError, lmdb.Error) as error:
+        raise UserError(f"{output}: cannot be compared with {source} ({error}); {remedy}") from error
     return report
 
 
@@ -312,8 +465,10 @@ def read_meta_info(path: Path) -> list[str]:
 
 def write_meta(source: Path, output: Path, *, recursive: bool = False, workers: int = 1) -> Report:
     """Write a meta_info file: one line ``NAME (h,w,c)`` for every readable picture of a folder."""
-    files = _images_or_error(source, recursive=recursive)
     report = Report()
+    files = _with_utf8_names(source, _images_or_error(source, recursive=recursive), report.problems)
+    if output.resolve() in {path.resolve() for path in files}:
+        raise UserError(f"{output}: is one of the pictures; give another --output")
     lines = []
     for path, description, error in _each(_describe, files, workers, "reading"):
         if error:
@@ -322,7 +477,7 @@ def write_meta(source: Path, output: Path, *, recursive: bool = False, workers: 
             shape = description[0]
             lines.append(f"{path.relative_to(source).as_posix()} ({shape[0]},{shape[1]},{shape[2]})\n")
     if not lines:
-        raise UserError(f"{source}: no file could be read; the first problem: {report.problems[0]}")
+        raise UserError(f"{source}: no file could be listed; the first problem: {report.problems[0]}")
     write_bytes(output, "".join(sorted(lines)).encode())
     report.written = len(lines)
     return report
@@ -333,6 +488,8 @@ def check(hr: Path, lr: Path | None = None, scale: int = 1, *, suffix: str | Non
 
     A ground truth may be larger than scale x low resolution by less than the scale (mod-crop). ``written`` counts what was right.
     """
+    if scale < 1:
+        raise UserError(f"a scale is an integer of at least 1, not {scale}")
     truth, small = _images_or_error(hr), [] if lr is None else _images_or_error(lr)
     report = Report()
     found: dict[Path, tuple[tuple[int, ...], str]] = {}
@@ -497,8 +654,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _up_to_date(target: Path, source: Path) -> bool:
-    return target.exists() and target.stat().st_mtime >= source.stat().st_mtime
+def _with_utf8_names(folder: Path, files: Sequence[Path], problems: list[str]) -> list[Path]:
+    """Return the files whose names below ``folder`` can be written as UTF-8; the others become problems."""
+    kept = []
+    for path in files:
+        try:
+            path.relative_to(folder).as_posix().encode()
+            kept.append(path)
+        except UnicodeEncodeError:
+            problems.append(f"{os.fsencode(path).decode('utf-8', 'backslashreplace')}: the name is no UTF-8; rename the file")
+    return kept
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -1,5 +1,6 @@
 """Preparing folders: pixels as the benchmarks', nothing lost on the way, every bad file named."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,47 @@ def test_lr_continues_and_renews_what_is_older(hr):
     np.testing.assert_array_equal(read_image(folder / "p2x2.png"), prepare.downscale(picture(30, 26, seed=9), 2))
 
 
+def replaced_by_an_older_file(path, image):
+    write_image(path, image)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+def test_lr_notices_a_picture_replaced_by_an_older_one(hr):
+    prepare.make_lr(hr, hr.parent / "LR", [2])
+    replaced_by_an_older_file(hr / "p2.png", picture(30, 26, seed=9))
+    report = prepare.make_lr(hr, hr.parent / "LR", [2])
+    assert (report.written, report.kept) == (1, 2)
+    np.testing.assert_array_equal(read_image(hr.parent / "LR/X2/p2x2.png"), prepare.downscale(picture(30, 26, seed=9), 2))
+    assert prepare.make_lr(hr, hr.parent / "LR", [2]).kept == 3
+
+
+def test_lr_tells_results_of_two_suffixes_apart(hr):
+    prepare.make_lr(hr, hr.parent / "LR", [2])
+    replaced_by_an_older_file(hr / "p2.png", picture(30, 26, seed=9))
+    prepare.make_lr(hr, hr.parent / "LR", [2], suffix="")
+    assert prepare.make_lr(hr, hr.parent / "LR", [2]).written == 1  # p2x2.png is still that of the former p2.png
+
+
+def test_lr_never_replaces_its_own_pictures(tmp_path):
+    write_image(tmp_path / "X2" / "a.png", picture())
+    with pytest.raises(UserError, match=r"a\.png: is a picture of"):
+        command("lr", "--hr", tmp_path / "X2", "--output", tmp_path, "--scales", 2, "--suffix", "", "--overwrite")
+    np.testing.assert_array_equal(read_image(tmp_path / "X2" / "a.png"), picture())
+
+
+@pytest.mark.parametrize("suffix", ["{", "{x}", "{0}", "{scale"])
+def test_lr_takes_any_suffix_as_it_is(hr, suffix):
+    assert command("lr", "--hr", hr, "--scales", 2, "--suffix", suffix, "--workers", 1) == 0
+    assert (hr.parent / "LR_bicubic" / "X2" / f"p0{suffix}.png").exists()
+
+
+def test_a_damaged_record_is_named(hr):
+    prepare.make_lr(hr, hr.parent / "LR", [2])
+    (hr.parent / "LR/X2/.made_from.json").write_text("{")
+    with pytest.raises(UserError, match=r"made_from\.json: cannot be read"):
+        prepare.make_lr(hr, hr.parent / "LR", [2])
+
+
 def test_lr_names_bad_files_and_does_the_others(hr, capsys):
     (hr / "broken.png").write_bytes((hr / "p0.png").read_bytes()[:200])
     (hr / "empty.jpg").write_bytes(b"")
@@ -135,7 +177,12 @@ def test_wrong_folders_and_numbers_are_one_clear_error(hr, tmp_path):
         (["lr", "--hr", hr, "--scales", 1], "at least 2"),
         (["lr", "--hr", hr, "--workers", 0], "--workers"),
         (["subimages", "--input", hr, "--output", tmp_path / "s", "--size", 0], "at least 1"),
+        (["subimages", "--input", hr, "--output", hr], "to be cut"),
         (["lmdb", "--input", hr, "--output", tmp_path / "plain"], r"\.lmdb"),
+        (["lr", "--hr", hr, "--suffix", "/x"], "no part of a file name"),
+        (["check", "--hr", hr, "--lr", hr, "--scale", 0], "at least 1, not 0"),
+        (["check", "--hr", hr, "--lr", hr, "--scale", -1], "at least 1, not -1"),
+        (["meta", "--input", hr, "--output", hr / "p0.png"], "one of the pictures"),
     ]:
         with pytest.raises(UserError, match=said):
             command(*arguments)
@@ -159,6 +206,67 @@ def test_subimages_cover_the_picture_to_the_border(tmp_path):
     for path, (top, left) in zip(found, corners, strict=True):
         np.testing.assert_array_equal(read_image(path), image[top : top + 32, left : left + 32])
     assert prepare.make_subimages(tmp_path / "in", tmp_path / "out", size=32, step=16).kept == 12
+
+
+def cut(source, **settings):
+    return prepare.make_subimages(source, source.parent / "sub", **{"size": 16, "step": 8, **settings})
+
+
+@pytest.mark.parametrize("other", [{"size": 12}, {"step": 4}, {"threshold": 7}, {"multiple": 2}])
+def test_subimages_of_other_settings_never_mix(hr, other):
+    cut(hr)
+    before = {path.name: path.read_bytes() for path in list_images(hr.parent / "sub")}
+    with pytest.raises(UserError, match="pieces cut with size 16, step 8, threshold 0, multiple 1"):
+        cut(hr, **other)
+    assert {path.name: path.read_bytes() for path in list_images(hr.parent / "sub")} == before
+    cut(hr, **other, overwrite=True)
+    prepare.make_subimages(hr, hr.parent / "fresh", **{"size": 16, "step": 8, **other})
+    for name in {path.name for folder in ("sub", "fresh") for path in list_images(hr.parent / folder)}:
+        assert (hr.parent / "sub" / name).read_bytes() == (hr.parent / "fresh" / name).read_bytes()
+
+
+def test_subimages_cut_anew_leave_other_files_alone(hr):
+    cut(hr)
+    write_image(hr.parent / "sub" / "stranger_s001.png", picture())
+    (hr / "p1.png").unlink()
+    cut(hr, size=12, overwrite=True)
+    assert {path.name.split("_")[0] for path in list_images(hr.parent / "sub")} == {"p0", "p2", "stranger"}
+
+
+def test_subimages_of_unknown_settings_are_not_taken_for_ones_own(hr):
+    write_image(hr.parent / "sub" / "p0_s001.png", picture(9, 9))
+    with pytest.raises(UserError, match="settings that nothing tells"):
+        cut(hr)
+    cut(hr, overwrite=True)
+    assert read_image(hr.parent / "sub" / "p0_s001.png").shape == (16, 16, 3)
+
+
+def test_subimages_follow_a_picture_replaced_by_an_older_and_smaller_one(hr):
+    cut(hr)
+    replaced_by_an_older_file(hr / "p2.png", picture(20, 16, seed=9))
+    cut(hr)
+    found = [path for path in list_images(hr.parent / "sub") if path.name.startswith("p2")]
+    np.testing.assert_array_equal([read_image(path) for path in found], [picture(20, 16, seed=9)[:16], picture(20, 16, seed=9)[4:]])
+    assert cut(hr).written == 0
+
+
+def test_subimages_go_on_after_an_interrupt(hr, monkeypatch):
+    def interrupted(path, image):
+        if path.name == "p1_s003.png":
+            raise KeyboardInterrupt
+        write_image(path, image)
+
+    monkeypatch.setattr(prepare, "write_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut(hr)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="pieces cut with"):  # what was begun is known
+        cut(hr, size=12)
+    there = len(list_images(hr.parent / "sub"))
+    report = cut(hr)
+    assert report.kept == there > 0
+    assert report.written > 0
+    assert cut(hr).written == 0
 
 
 def test_subimages_of_both_resolutions_pair_by_name(hr):
@@ -211,10 +319,50 @@ def test_lmdb_is_left_alone_when_complete_and_refused_when_other(hr, capsys):
     assert sorted(path.name for path in hr.parent.iterdir()) == ["HR", "HR.lmdb"]
 
 
+@pytest.mark.parametrize("size", [(24, 36), (8, 8)])
+def test_lmdb_of_changed_pictures_is_not_called_complete(hr, size):
+    prepare.make_lmdb(hr, hr.parent / "x.lmdb")
+    replaced_by_an_older_file(hr / "p0.png", picture(*size, seed=7))
+    with pytest.raises(UserError, match=r"its p0\.png is not that of .*--overwrite"):
+        prepare.make_lmdb(hr, hr.parent / "x.lmdb")
+    prepare.make_lmdb(hr, hr.parent / "x.lmdb", overwrite=True)
+    assert prepare.make_lmdb(hr, hr.parent / "x.lmdb").kept == 3
+
+
+def test_lmdb_with_pictures_that_are_gone_is_not_called_complete(hr):
+    prepare.make_lmdb(hr, hr.parent / "x.lmdb")
+    (hr / "p1.png").unlink()
+    with pytest.raises(UserError, match=r"holds p1\.png, which is not in"):
+        prepare.make_lmdb(hr, hr.parent / "x.lmdb")
+
+
+def test_lmdb_never_replaces_a_folder_of_anything_else(hr, tmp_path):
+    folder = tmp_path / "photos.lmdb"
+    write_image(folder / "a.png", picture())
+    for source in (hr, folder):
+        with pytest.raises(UserError, match=r"photos\.lmdb: holds"):
+            prepare.make_lmdb(source, folder, overwrite=True)
+    assert (folder / "a.png").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are always UTF-8 there")
+def test_names_that_are_no_utf8_are_problems_and_the_rest_is_done(hr, capsys):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_image(hr / name, picture())
+    for arguments in (["lmdb"], ["lmdb"], ["meta", "--workers", 1]):
+        assert command(*arguments, "--input", hr) == 1
+        said = capsys.readouterr()
+        assert r"caf\xe9.png: the name is no UTF-8" in said.err
+        assert "1 problems" in said.out
+    assert len(prepare.read_meta_info(hr.parent / "HR.lmdb" / "meta_info.txt")) == 3
+    assert len(prepare.read_meta_info(hr.parent / "meta_info_HR.txt")) == 3
+
+
 def test_lmdb_leaves_damaged_files_out_by_name(hr, capsys):
     (hr / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
-    assert command("lmdb", "--input", hr) == 1
-    assert "bad.png" in capsys.readouterr().err
+    for _ in range(2):  # made, then compared
+        assert command("lmdb", "--input", hr) == 1
+        assert "bad.png" in capsys.readouterr().err
     assert len(prepare.read_meta_info(hr.parent / "HR.lmdb" / "meta_info.txt")) == 3
 
 
@@ -301,6 +449,11 @@ def test_sample_parts_share_no_picture():
     assert parts["train"]
     assert parts["val"]
     assert not parts["train"] & parts["val"]
+
+
+def test_options_are_written_out(hr):
+    with pytest.raises(SystemExit):
+        command("lr", "--hr", hr, "--over")
 
 
 def test_the_launcher_works_from_anywhere(tmp_path):
