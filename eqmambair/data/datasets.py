@@ -97,6 +97,10 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def key(self, index: int) -> str:
+        """The name that tells the sample from others, wherever the data lie; a run that goes on must find the same ones."""
+        return self.keys[index]
+
     def describe(self, index: int) -> str:
         """What messages call the sample."""
         return self.gt.describe(self.keys[index]) if self.gt else self._lq_store().describe(self.lq_keys[index])

@@ -95,8 +95,8 @@ class Trainer:
         _log.info("going on from %s (step %d)", place, self.progress.step)
 
     def _samples(self) -> str:
-        describe: Callable[[int], str] = getattr(self.dataset, "key", str)
-        return state.fingerprint([describe(index) for index in self.indices])
+        key: Callable[[int], str] = getattr(self.dataset, "key", str)  # a data set without names is told by its numbers
+        return state.fingerprint([key(index) for index in self.indices])
 
     def _wrapped(self) -> nn.Module:
         network = self.model.network

@@ -7,7 +7,7 @@ Mappings that stand for an object (networks, datasets, losses, optimisers, metri
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from eqmambair.models.specs import MetricSpec, NetworkSpec
 
@@ -16,7 +16,15 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _name(value: str) -> str:
+    if value in ("", ".", "..") or any(each in value for each in "/\\\0"):
+        raise ValueError(f"files and folders get this name, so it must not be empty, '.' or '..', nor hold / or \\; found {value!r}")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]  # published files write 5000 as 5e3
+Name = Annotated[str, AfterValidator(_name)]
+Ending = Annotated[str, AfterValidator(lambda value: value and _name(value))]
 
 
 class Section(BaseModel):
@@ -29,7 +37,7 @@ class DatasetOptions(Section):
     """What the loader needs of a dataset section; all other keys are arguments of the dataset class."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
-    name: str | None = Field(None, description="name in tables and folders; the key of the section if absent")
+    name: Name | None = Field(None, description="name in tables and folders; the key of the section if absent")
     type: str = Field(description="class of the dataset")
     batch_size_per_gpu: Whole = Field(1, ge=1, le=65536, description="samples of one process in one forward pass")
     num_worker_per_gpu: Whole = Field(0, ge=0, le=256, description="loader processes of one process; 0 = load in the training process")
@@ -80,9 +88,9 @@ class ValOptions(Section):
 
     val_freq: Whole = Field(5000, ge=1, description="steps between validations")
     save_img: bool = Field(False, description="write restored pictures")
-    suffix: str | None = Field(None, description="ending of their file names; the run's name if absent")
+    suffix: Ending | None = Field(None, description="ending of their file names; the run's name if absent")
     pbar: bool = Field(True, description="progress bar while validating")
-    metrics: dict[str, MetricSpec] = Field(default_factory=dict, description="name: metric")
+    metrics: dict[Name, MetricSpec] = Field(default_factory=dict, description="name: metric")
     tile: Whole | None = Field(None, ge=8, description="side of the tiles that large pictures are restored in, input pixels")
     tile_overlap: Whole = Field(16, ge=0, description="overlap of tiles, input pixels")
 
@@ -118,14 +126,14 @@ class DistOptions(Section):
 class Options(Section):
     """A whole option file."""
 
-    name: str = Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00]+$", description="name of the run and of its folder")
+    name: Name = Field(max_length=200, description="name of the run and of its folder")
     model_type: str = Field("RestorationModel", description="what is done with the network")
     scale: Whole = Field(1, ge=1, le=64, description="output pixels per input pixel and side")
     num_gpu: Whole | Literal["auto"] = Field("auto", description="0 = CPU; otherwise a GPU if there is one")
     manual_seed: Whole = Field(0, ge=0, lt=2**32, description="seed of everything random")
     deterministic: bool = Field(False, description="only deterministic algorithms; two runs are equal to the last bit")
     find_unused_parameters: bool = Field(False, description="for distributed runs of networks that leave parameters out")
-    datasets: dict[str, DatasetOptions] = Field(description="train, val, val_2, test_1, ...")
+    datasets: dict[Name, DatasetOptions] = Field(description="train, val, val_2, test_1, ...")
     network_g: NetworkSpec = Field(description="network: type and its arguments")
     path: PathOptions = Field(default_factory=lambda: PathOptions.model_validate({}))
     train: TrainOptions | None = None

@@ -1,7 +1,6 @@
 """Restoration: a degraded picture in, the picture out. Super-resolution, denoising, removal of JPEG artefacts."""
 
 import inspect
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -137,9 +136,7 @@ class RestorationModel(Model):
             if request.pictures:
                 record.pictures["lq_sr_gt_difference"] = comparison(_to_pixels(batch["lq"][index]), restored, truth)
             if request.save_to is not None:
-                write_image(
-                    request.save_to / Path(f"{_stem(name)}_{request.suffix}.png" if request.suffix else f"{_stem(name)}.png"), restored
-                )
+                write_image(request.save_to / (f"{name}_{request.suffix}.png" if request.suffix else f"{name}.png"), restored)
             records.append(record)
         return records
 
@@ -189,7 +186,3 @@ def _to_pixels(image: Tensor) -> np.ndarray:
     """(c, h, w) in [0, 1] to uint8 (h, w, c), rounded."""
     pixels: np.ndarray = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return pixels
-
-
-def _stem(name: str) -> str:
-    return str(Path(name).with_suffix("")) if Path(name).suffix else name

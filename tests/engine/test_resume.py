@@ -140,6 +140,13 @@ def test_new_pictures_are_refused(pictures: Path) -> None:
     assert file.exists()
 
 
+def test_replaced_pictures_are_refused(pictures: Path) -> None:
+    run_here(write_options(pictures, train__total_iter=5))
+    (pictures / "gt" / "picture_02.png").rename(pictures / "gt" / "picture_22.png")
+    with pytest.raises(UserError, match="training samples"):
+        run_here(write_options(pictures), auto_resume=True)
+
+
 def test_older_run_is_set_aside_not_overwritten(pictures: Path) -> None:
     file = write_options(pictures)
     run_here(file)

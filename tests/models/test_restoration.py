@@ -82,3 +82,18 @@ def test_pictures_too_small_for_a_metric_are_named() -> None:
         measure({"ssim": {"type": "calculate_ssim", "crop_border": 2}}, small, small, "tiny")
     with pytest.raises(UserError, match="do scale, network and data agree"):
         measure({}, small, small[:6], "tiny")
+
+
+def test_pictures_whose_names_hold_dots_are_written_apart(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "gt", count=3)
+    for index, name in enumerate(("p.1.png", "p.2.png", "p.png")):
+        (tmp_path / "gt" / f"picture_{index:02d}.png").rename(tmp_path / "gt" / name)
+    options, _ = load_options(write_options(tmp_path))
+    model = RestorationModel(options, torch.device("cpu"))
+    dataset = model.build_dataset(options.datasets["val"], "val")
+    for index in range(3):
+        batch = model.move(torch.utils.data.default_collate([dataset[index]]))
+        model.validation_step(model.network.eval(), batch, ValidationRequest("mini", tmp_path / "out", "x"))
+        model.validation_step(model.network.eval(), batch, ValidationRequest("mini", tmp_path / "plain"))
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["p.1_x.png", "p.2_x.png", "p_x.png"]
+    assert sorted(each.name for each in (tmp_path / "plain").iterdir()) == ["p.1.png", "p.2.png", "p.png"]
