@@ -13,7 +13,7 @@ from eqmambair.archs.mambair_arch import MambaIR
 from eqmambair.archs.mambair_unet_arch import MambaIRUNet
 from eqmambair.errors import UserError
 
-__all__ = ["EQMambaIR", "MambaIR", "MambaIRUNet", "build_network"]
+__all__ = ["EQMambaIR", "MambaIR", "MambaIRUNet", "build_network", "input_channels"]
 
 
 def build_network(opt: Mapping[str, Any]) -> nn.Module:
@@ -30,9 +30,11 @@ def build_network(opt: Mapping[str, Any]) -> nn.Module:
     """
     options = dict(opt)
     name = options.pop("type", None)
-    if name not in ARCH_REGISTRY:
-        raise UserError(f"network type {name!r} is not registered{nearest(str(name), ARCH_REGISTRY.keys())}")
-    architecture = ARCH_REGISTRY.get(name)
+    registered = name if name in ARCH_REGISTRY else f"{name}_basicsr"  # how basicsr registers its own
+    if registered not in ARCH_REGISTRY:
+        known = [key.removesuffix("_basicsr") for key in ARCH_REGISTRY.keys()]  # noqa: SIM118 (not a dict)
+        raise UserError(f"network type {name!r} is not registered{nearest(str(name), known)}")
+    architecture = ARCH_REGISTRY.get(registered)
     parameters = inspect.signature(architecture).parameters
     if all(parameter.kind != inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in options:
@@ -42,6 +44,16 @@ def build_network(opt: Mapping[str, Any]) -> nn.Module:
         return architecture(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def input_channels(network: nn.Module, options: Mapping[str, Any]) -> int:
+    """Channels of the images that a network takes: its attribute ``in_chans``, else what its options say, else 3.
+
+    Args:
+        network: any registered network, basicsr's own included.
+        options: what it was built from.
+    """
+    return int(getattr(network, "in_chans", options.get("in_chans", options.get("num_in_ch", 3))))
 
 
 def nearest(word: str, words: Any) -> str:

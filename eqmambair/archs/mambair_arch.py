@@ -154,6 +154,11 @@ class StateSpaceRestorer(nn.Module):
             raise ValueError(f"drop_rate = {drop_rate}: must be 0, no layer drops single positions; use drop_path_rate")
         if upsampler not in ("pixelshuffle", "pixelshuffledirect", ""):
             raise ValueError(f"upsampler: {upsampler!r} is not known; choose 'pixelshuffle', 'pixelshuffledirect' or '' (no upsampling)")
+        if not depths or min(in_chans, embed_dim, d_state, *depths) < 1:
+            sizes = f"in_chans = {in_chans}, embed_dim = {embed_dim}, d_state = {d_state}, depths = {list(depths)}"
+            raise ValueError(f"{sizes}: all are at least 1")
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate = {drop_path_rate}: must be at least 0 and below 1")
         if not upsampler and upscale not in (None, 1):
             raise ValueError(f"upscale = {upscale}: a network without upsampler has upscale 1; name an upsampler")
         self.in_chans, self.img_range = in_chans, img_range

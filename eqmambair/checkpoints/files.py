@@ -1,10 +1,9 @@
 """State dicts on disk: .pth, .pt and .safetensors, read without running code."""
 
+import io
 import json
 import os
 import pickle
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason}); save the state dict alone") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the damage makes of it: torch promises no particular error
         raise UserError(
             f"{path}: cannot be read as a weight file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
@@ -69,6 +68,8 @@ def _read_safetensors(path: Path, param_key: str | None) -> tuple[dict[str, Tens
         network = json.loads(metadata["network_g"]) if "network_g" in metadata else None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: its network_g metadata is no JSON ({error})") from error
+    if not isinstance(network, dict | None):
+        raise UserError(f"{path}: its network_g metadata is a {type(network).__name__}, not a mapping")
     return unwrap(state, str(path)), network
 
 
@@ -112,7 +113,7 @@ def save_weights(
         param_key: entry of a .pth file that holds the state dict.
 
     Raises:
-        UserError: if the folder is missing or the ending unknown.
+        UserError: if the file cannot be written, the folder is missing or the ending unknown.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt"):
@@ -120,17 +121,23 @@ def save_weights(
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder for {path.name}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+        try:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import save
 
-            save_file(tensors, temporary, metadata={"format": "pt"} | ({"network_g": json.dumps(network)} if network else {}))
-        else:
-            torch.save({param_key: tensors} | ({"network_g": dict(network)} if network else {}), temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+                content = save(tensors, metadata={"format": "pt"} | ({"network_g": json.dumps(network)} if network else {}))
+            else:
+                buffer = io.BytesIO()
+                torch.save({param_key: tensors} | ({"network_g": dict(network)} if network else {}), buffer)
+                content = buffer.getvalue()
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -17,10 +17,7 @@ def infer_options(state: State) -> dict[str, Any]:
     """The ``network_g`` options behind a state dict in our layout; see `infer_network`."""
     for marker, infer in _FAMILIES.items():
         if marker in state:
-            try:
-                return infer(state)
-            except KeyError as error:
-                raise UserError(f"the weights lack {error.args[0]!r}: they belong to no network that the toolbox knows") from error
+            return infer(state)
     raise UserError("these weights belong to no network that the toolbox knows; name the network in an option file")
 
 

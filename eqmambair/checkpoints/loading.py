@@ -114,5 +114,10 @@ def infer_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         UserError: if no known network has such keys.
     """
-    layout = find_layout(state)
-    return infer_options(from_official(state, layout) if layout else state)
+    try:
+        layout = find_layout(state)
+        return infer_options(from_official(state, layout) if layout else state)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the weights are incomplete: their shapes show no network that the toolbox knows ({error})") from error

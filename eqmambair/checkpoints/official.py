@@ -275,15 +275,24 @@ def _layout(system: str, form: str) -> Layout:
 def find_layout(keys: Iterable[str]) -> Layout | None:
     """The published layout that these keys stand in, or None."""
     names = set(keys)
-    if "eqconv_first.weights" in names:
-        form = "classic" if "eqconv_before_upsample.0.weights" in names else "same size" if "eqconv_last.weights" in names else "light"
-        return _layout("EQMambaIR", form)
-    if "encoder_level1.0.self_attention.A_logs" in names:
+
+    def any_with(*starts: str) -> bool:
+        return any(name.startswith(starts) for name in names)
+
+    if any_with("eqconv_first."):
+        system = "EQMambaIR"
+    elif any_with("encoder_level1.0.self_attention."):
         return _layout("MambaIRUNet", "")
-    if "conv_first.weight" in names and "layers.0.residual_group.blocks.0.self_attention.A_logs" in names:
-        form = "classic" if "conv_before_upsample.0.weight" in names else "same size" if "conv_last.weight" in names else "light"
-        return _layout("MambaIR", form)
-    return None
+    elif any_with("conv_first.") and "layers.0.residual_group.blocks.0.self_attention.A_logs" in names:
+        system = "MambaIR"
+    else:
+        return None
+    light_branch = "9" if system == "EQMambaIR" else "5"  # where the channel attention stands
+    if any_with(f"layers.0.residual_group.blocks.0.conv_blk.cab.{light_branch}."):
+        return _layout(system, "light")
+    return _layout(
+        system, "classic" if any_with("conv_before_upsample.", "eqconv_before_upsample.", "upsample.", "equpsample.") else "same size"
+    )
 
 
 def from_official(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def network_options(path: str) -> dict[str, Any]:
-    """The `network_g` part of an option file, with its scale where it names none.
+    """The `network_g` part of an option file.
 
     Raises:
         UserError: if the file cannot be read or has no `network_g`.

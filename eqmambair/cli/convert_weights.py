@@ -11,7 +11,7 @@ from eqmambair.errors import UserError
 
 def main(argv: list[str]) -> None:
     """Load a weight file into its network, and write the network's weights."""
-    parser = argparse.ArgumentParser(prog="convert_weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="convert_weights", description=__doc__, allow_abbrev=False)
     add_network_arguments(parser)
     parser.add_argument("--output", metavar="FILE", required=True, help="what to write: .safetensors or .pth")
     parser.add_argument("--official", action="store_true", help="write the published key layout instead of ours")

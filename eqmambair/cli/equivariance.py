@@ -2,22 +2,22 @@
 
 import argparse
 import json
-from pathlib import Path
-from typing import cast
 
 import torch
 
 from eqmambair.analysis.equivariance import equivariance_error
+from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
-from eqmambair.data.io import read_image, to_float
+from eqmambair.data.io import read_image, to_float, write_bytes
 from eqmambair.errors import UserError
+from eqmambair.inference.restore import find_device
 
 
 def main(argv: list[str]) -> None:
     """Print the error of every group element, and write it as JSON if asked."""
-    parser = argparse.ArgumentParser(prog="equivariance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="equivariance", description=__doc__, allow_abbrev=False)
     add_network_arguments(parser)
     parser.add_argument("--group", choices=["c2", "c4", "d4"], default="c4", help="what the network should commute with (default: c4)")
     parser.add_argument("--input", metavar="IMAGE", help="picture to measure on; without it noise of every --size")
@@ -29,8 +29,9 @@ def main(argv: list[str]) -> None:
 
     torch.manual_seed(args.seed)
     network, options = network_from(args, untrained=True)
-    network = network.to(args.device)
-    channels = cast(int, network.in_chans)
+    device = find_device(args.device)
+    network = network.to(device)
+    channels = input_channels(network, options)
     if args.input:
         picture = torch.from_numpy(to_float(read_image(args.input))).permute(2, 0, 1)[None]
         if picture.shape[1] != channels:
@@ -43,11 +44,12 @@ def main(argv: list[str]) -> None:
     print(f"{options['type']}, {'weights ' + args.weights if args.weights else 'untrained'}, group {args.group}")
     print(f"{'input':<24} {'element':<16} {'NMSE':>10} {'max |diff|':>12}")
     for name, x in inputs.items():
-        results[name] = equivariance_error(network, x.to(args.device), args.group)
+        results[name] = equivariance_error(network, x.to(device), args.group)
         for element, error in results[name]["elements"].items():
             print(f"{name:<24} {element:<16} {error['nmse']:>10.2e} {error['max_abs']:>12.2e}")
     if args.json:
-        Path(args.json).write_text(json.dumps({"network": options, "weights": args.weights, "inputs": results}, indent=2) + "\n")
+        report = {"network": options, "weights": args.weights, "inputs": results}
+        write_bytes(args.json, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def cli() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from eqmambair import UserError, build_network, load_weights
 from eqmambair.checkpoints import infer_network, load_network, read_state, save_weights, to_official
@@ -163,6 +164,38 @@ def test_files_with_code_or_damage_are_refused_by_name(tmp_path, network, capsys
         assert path.name in str(error.value)
         assert "\n" not in str(error.value)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_damaged_contents_are_one_line(tmp_path, network):
+    path = tmp_path / "w.pth"
+    for content in (b"\x80\x02." * 5, b"\x80\x04}."):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"w\.pth"):
+            load_network(path)
+    for drop in ("lift", "groups.0.blocks.0", "head"):
+        state = {key: value for key, value in network.state_dict().items() if not key.startswith(drop)}
+        torch.save(state, path)
+        with pytest.raises(UserError):
+            load_network(path)
+    flat = {key: value.flatten()[:0] for key, value in network.state_dict().items()}
+    torch.save(flat, path)
+    with pytest.raises(UserError):
+        load_network(path)
+    safe = tmp_path / "w.safetensors"
+    save_file(network.state_dict(), safe, metadata={"network_g": "[1]"})
+    with pytest.raises(UserError, match="not a mapping"):
+        read_state(safe)
+
+
+@pytest.mark.parametrize("options", [NETWORKS[0], NETWORKS[1], NETWORKS[5]], ids=identifier)
+def test_incomplete_published_file_names_only_what_is_missing(options):
+    network = filled(options)
+    published = to_official(network.state_dict())
+    for key in list(published)[-2:]:
+        del published[key]
+    report = load_weights(build_network(options), published, strict=False)
+    assert 1 <= len(report.missing) <= 2
+    assert not report.unexpected
 
 
 def test_saving_where_nothing_can_be_written_is_refused(tmp_path, network):

@@ -102,10 +102,9 @@ def test_scan_paths_to_the_bit(shared_dir):
 def block_state(golden: GoldenCase, prefix: str) -> dict[str, Tensor]:
     """The state of a block or one of its parts, as ours: through the rules of a whole network."""
     equivariant = golden.metadata["system"] == "eq_mambair"
-    marker = "eqconv_first.weights" if equivariant else "conv_first.weight"
-    head = {"conv_before_upsample.0.weight": 0, "eqconv_before_upsample.0.weights": 0} if "classic" in golden.metadata["kind"] else {}
-    layout = find_layout([marker, "layers.0.residual_group.blocks.0.self_attention.A_logs", *head])
     published = {f"layers.0.residual_group.blocks.0.{prefix}{key}": value for key, value in golden.state.items()}
+    marker = "eqconv_first.weights" if equivariant else "conv_first.weight"
+    layout = find_layout([*published, marker, "layers.0.residual_group.blocks.0.self_attention.A_logs"])
     ours = from_official(published, layout)
     return {key.removeprefix("groups.0.blocks.0."): value for key, value in ours.items()}
 

@@ -59,6 +59,27 @@ def test_sizes_that_are_none_are_refused(option_file, size):
     assert stop.value.code == 2
 
 
+def test_reports_that_cannot_be_written_and_devices_that_are_none_are_one_line(option_file, tmp_path):
+    taken = tmp_path / "file"
+    taken.write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        complexity.main(["--opt", option_file, "--size", "4x4", "--json", str(taken / "x.json")])
+    with pytest.raises(UserError, match="cannot be written"):
+        equivariance.main(["--opt", option_file, "--size", "4x4", "--json", str(taken / "x.json")])
+    with pytest.raises(UserError, match="device 'foo'"):
+        equivariance.main(["--opt", option_file, "--device", "foo"])
+
+
+def test_networks_of_basicsr_are_measured_too(tmp_path, capsys):
+    path = tmp_path / "basicsr.yml"
+    path.write_text(
+        yaml.safe_dump({"network_g": {"type": "SRVGGNetCompact", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 4, "num_conv": 1}})
+    )
+    complexity.main(["--opt", str(path), "--size", "4x4"])
+    equivariance.main(["--opt", str(path), "--size", "4x4"])
+    assert "SRVGGNetCompact" in capsys.readouterr().out
+
+
 def test_complexity_table(option_file, tmp_path, capsys):
     report = tmp_path / "report.json"
     complexity.main(["--opt", option_file, "--size", "8x12", "--json", str(report)])
