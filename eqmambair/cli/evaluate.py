@@ -34,6 +34,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"a scale is an integer of at least 1, not {min(arguments.scale)}")
     if network and len(arguments.scale or ()) > 1 and "{scale}" not in f"{arguments.weights}{arguments.model}{arguments.opt}":
         raise UserError("a network has one scale; for several write {scale} in --weights, --model or --opt")
+    if arguments.save and len(arguments.scale or ()) > 1 and "{scale}" not in str(arguments.save):
+        raise UserError(f"--save {arguments.save}: the pictures of each scale would replace those before; write {{scale}} in it")
+    for scale in arguments.scale or ():
+        _save_folder(arguments, scale)  # before anything is measured
 
     results: dict[str, dict[str, Any]] = {}
     for scale in arguments.scale or [None]:
@@ -68,6 +72,7 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
         restore = restorer_from_arguments(trained, filled)
         # as the benchmarks do it: a colour network is given gray as RGB, and its luma is measured
         other, make = filled.lr, lambda picture: restore(np.repeat(picture, 3, 2) if picture.shape[2] == 1 < trained.channels else picture)
+    save = _save_folder(arguments, scale)
     border = scale if filled.crop_border is None else filled.crop_border
     border = 0 if filled.crop_border is None and scale == 1 else border
 
@@ -98,8 +103,8 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
                 "psnr": psnr(result, target, crop_border=border, channel=filled.channel),
                 "ssim": ssim(result, target, crop_border=border, channel=filled.channel),
             }
-            if filled.save:
-                write_image(filled.save / f"{truth.stem}.png", result)
+            if save:
+                write_image(save / f"{truth.stem}.png", result)
             images[truth.stem] = values
         except UserError as error:
             name = str(partner or truth)
@@ -116,6 +121,18 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
         "identical": [name for name, values in images.items() if math.isinf(values["psnr"])],
         "problems": problems,
     }
+
+
+def _save_folder(arguments: argparse.Namespace, scale: int) -> Path | None:
+    """Return the folder for the pictures of a scale; raise `UserError` if pictures are read from it."""
+    if arguments.save is None:
+        return None
+    folder: Path = _with_scale(arguments.save, scale)
+    for name in ("gt", "lr", "sr"):
+        read = _with_scale(getattr(arguments, name), scale)
+        if read is not None and folder.resolve() == read.resolve():
+            raise UserError(f"--save {folder}: would replace the pictures of --{name}; give another folder")
+    return folder
 
 
 def _crop_to(truth: Image, result: Image, scale: int) -> Image:
@@ -162,7 +179,10 @@ def _print_table(result: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, epilog="{scale} in --sr, --lr, --weights, --model and --opt stands for each scale in turn."
+        prog="evaluate.py",
+        description=__doc__,
+        epilog="{scale} in --gt, --sr, --lr, --save, --weights, --model and --opt stands for each scale in turn.",
+        allow_abbrev=False,
     )
     parser.add_argument("--gt", type=Path, required=True, help="folder of ground-truth pictures")
     parser.add_argument("--sr", type=Path, help="folder of results to be measured")
@@ -173,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channel", choices=CHANNELS, default="y", help="what is compared (default: y, the luma)")
     parser.add_argument("--crop_border", type=int, help="pixels left out at each side (default: the scale; 0 at scale 1)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    parser.add_argument("--save", type=Path, help="write the pictures that the network made to this folder")
+    parser.add_argument("--save", type=Path, help="write the pictures that are measured to this folder, as PNG")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_network_arguments(parser, required=False)
     add_restorer_arguments(parser)

@@ -182,12 +182,39 @@ def test_gray_pictures_are_measured_as_the_benchmarks_do(tmp_path):
         (["--sr", "nowhere", "--scale", "2"], "nowhere"),
         (["--weights", "W", "--scale", "3"], "enlarges by 2"),
         (["--sr", "G", "--lr", "G", "--scale", "2"], "--lr is the input"),
+        (["--bicubic", "--scale", "2", "--save", "G"], "pictures of --gt"),
+        (["--weights", "W", "--save", "G/../gt"], "pictures of --gt"),
+        (["--sr", "G", "--scale", "2", "--save", "G"], "pictures of --gt"),
+        (["--bicubic", "--scale", "2", "--lr", "L", "--save", "L"], "pictures of --lr"),
+        (["--sr", "L", "--scale", "2", "--save", "L"], "pictures of --sr"),
+        (["--bicubic", "--scale", "2", "3", "--save", "L"], "{scale}"),
     ],
 )
 def test_wrong_use_is_one_clear_error(gt, weights_x2, arguments, said):
-    named = {"W": weights_x2, "G": gt}
+    named = {"W": weights_x2, "G": gt, "G/../gt": gt / ".." / "gt", "L": gt.parent / "other"}
+    make_lr(gt, gt.parent, [2])
+    (gt.parent / "X2").rename(gt.parent / "other")
+    before = {path: path.read_bytes() for path in gt.parent.rglob("*.png")}
     with pytest.raises(UserError, match=said):
         command("--gt", gt, *(named.get(argument, argument) for argument in arguments))
+    assert {path: path.read_bytes() for path in gt.parent.rglob("*.png")} == before
+
+
+def test_pictures_of_several_scales_are_saved_side_by_side(gt, tmp_path):
+    assert command("--gt", gt, "--bicubic", "--scale", 2, 3, "--save", tmp_path / "saved_x{scale}") == 0
+    for scale in (2, 3):
+        image = read_image(gt / "p0.png")
+        np.testing.assert_array_equal(read_image(tmp_path / f"saved_x{scale}/p0.png"), upscale(downscale(image, scale), scale))
+
+
+def test_the_scale_of_the_network_fills_the_name_of_the_folder(gt, tmp_path, weights_x2):
+    assert command("--gt", gt, "--weights", weights_x2, "--save", tmp_path / "saved_x{scale}") == 0
+    assert len(list((tmp_path / "saved_x2").iterdir())) == 3
+
+
+def test_options_are_written_out(gt):
+    with pytest.raises(SystemExit):
+        command("--gt", gt, "--bicub", "--scale", 2)
 
 
 def test_an_empty_folder_is_named(gt, tmp_path):
