@@ -11,7 +11,7 @@ from eqmambair.data.io import Image, to_float
 from eqmambair.data.prepare import upscale
 from eqmambair.errors import UserError
 from eqmambair.inference.networks import Trained
-from eqmambair.inference.tiling import Network, Progress, is_out_of_memory, official_tiled, self_ensemble, tiled
+from eqmambair.inference.tiling import MEMORY_ERRORS, Network, Progress, is_out_of_memory, official_tiled, self_ensemble, tiled
 from eqmambair.layers.fold import fold
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -27,15 +27,16 @@ def find_device(name: str) -> torch.device:
     """Return the device of a name such as ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` is a GPU where there is one.
 
     Raises:
-        UserError: the name is unknown, or this machine or this torch has no such device.
+        UserError: the name is unknown, this machine or this torch has no such device, or it holds no values (``meta``).
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"device {name!r} cannot be used: {reason}") from error
     return device
 
 
@@ -123,7 +124,7 @@ class Restorer:
         if self.tile_mode == "official":
             try:
                 restored = official_tiled(self._network, batch, self.scale, device=self.device, progress=progress)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
                 raise UserError("not enough memory for the tiles of the published program; use --tile_mode blend") from error

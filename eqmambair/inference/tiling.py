@@ -17,6 +17,8 @@ from eqmambair.errors import UserError
 
 Network = Callable[[Tensor], Tensor]
 
+_GPU_MEMORY_ERROR: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the first is new in torch 2.5
+MEMORY_ERRORS = (RuntimeError, MemoryError)  # what lack of memory may be raised as; `is_out_of_memory` tells it from other errors
 SMALLEST_TILE = 16  # pixels a side; below it the halving on lack of memory gives up
 OFFICIAL_SIDE = 200  # pixels; the published program cuts a side into side // 200 + 1 parts
 
@@ -107,7 +109,7 @@ def tiled(
     while True:
         try:
             return _blend(network, image, scale, tile, overlap, device, progress)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             if tile // 2 < SMALLEST_TILE:
@@ -120,7 +122,7 @@ def tiled(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (_GPU_MEMORY_ERROR, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _blend(

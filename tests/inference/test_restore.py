@@ -23,7 +23,7 @@ class Enlarge(nn.Module):
     def forward(self, x):
         self.sides.append(max(x.shape[-2:]))
         if self.limit is not None and max(x.shape[-2:]) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return x.repeat_interleave(self.scale, -2).repeat_interleave(self.scale, -1)
 
 
@@ -103,9 +103,11 @@ def test_wrong_words_are_programming_errors():
 def test_devices_are_found_or_refused_by_name():
     assert find_device("cpu").type == "cpu"
     assert find_device("auto").type in ("cpu", "cuda")
-    for name in ("toaster", "cuda:99"):
+    for name in ("toaster", "cuda:99", "meta", "hpu"):
         with pytest.raises(UserError, match=name):
             find_device(name)
+    with pytest.raises(UserError, match="cannot be used"):
+        find_device("")
 
 
 @pytest.mark.cuda

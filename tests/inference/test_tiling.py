@@ -1,5 +1,7 @@
 """Tiles: no seams, no dependence on the grid beyond the overlap, equivariance kept, and the published program repeated."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -114,26 +116,48 @@ def test_a_network_of_another_scale_is_noticed():
         tiled(enlarge(2), torch.rand(1, 3, 20, 20), 3, 8, 2)
 
 
-def greedy(limit, calls):
+LACKS = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    MemoryError(),
+]
+
+
+def greedy(limit, calls, lack=LACKS[0]):
     """A network that has memory for tiles of `limit` pixels a side."""
 
     def run(x):
         calls.append(max(x.shape[-2:]))
         if max(x.shape[-2:]) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise lack
         return enlarge(2)(x)
 
     return run
 
 
-def test_lack_of_memory_halves_the_tile_and_begins_again():
+@pytest.mark.parametrize("lack", LACKS, ids=["gpu", "allocator", "python"])
+def test_lack_of_memory_halves_the_tile_and_begins_again(lack):
     image, calls, seen = torch.rand(1, 3, 130, 90), [], []
-    result = tiled(greedy(40, calls), image, 2, 128, 16, progress=seen.append)
+    result = tiled(greedy(40, calls, lack), image, 2, 128, 16, progress=seen.append)
     assert torch.equal(result, enlarge(2)(image))
     assert calls[:2] == [128, 64]
     assert max(calls[2:]) <= 40
     assert seen[-1].tile == 32
     assert seen[-1].done == seen[-1].total
+
+
+def test_a_torch_without_a_memory_error_of_its_own_will_do():
+    """Older ones have it in torch.cuda only."""
+    code = """
+import torch
+if hasattr(torch, "OutOfMemoryError"):
+    del torch.OutOfMemoryError
+from eqmambair.inference.tiling import is_out_of_memory
+assert is_out_of_memory(torch.cuda.OutOfMemoryError("x"))
+assert not is_out_of_memory(RuntimeError("x"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lack_of_memory_that_halving_does_not_mend_is_an_error():
