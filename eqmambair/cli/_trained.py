@@ -2,7 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from eqmambair.engine.yaml_source import Source
 from eqmambair.errors import UserError
 from eqmambair.inference.networks import Trained, find_model, load_trained
 from eqmambair.inference.restore import PRECISIONS, TILE_MODES, Restorer, find_device
@@ -37,24 +39,45 @@ def add_restorer_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_from_arguments(arguments: argparse.Namespace) -> Trained:
-    """Return the network that --weights, --model or --opt name; the weights named on the command line win over those in the file."""
+    """Return the network that --weights, --model or --opt name; the weights named on the command line win over those in the file.
+
+    The file's weights are found as basicsr/test.py finds them: relative to the project, in the entry that param_key_g names.
+    """
     weights = find_model(arguments.model) if arguments.model is not None else arguments.weights
     if arguments.opt is None:
         if weights is None:
             raise UserError("no network; give --weights FILE, --model NAME or --opt FILE")
         return load_trained(weights, param_key=arguments.param_key)
+    from eqmambair.engine.options import project_root
     from eqmambair.engine.yaml_source import read_yaml
 
-    data = read_yaml(arguments.opt).data
-    network, path = data.get("network_g"), data.get("path")
-    if not isinstance(network, dict):
+    source = read_yaml(arguments.opt)
+    network = _entry(source, ("network_g",), dict, "a mapping")
+    if network is None:
         raise UserError(f"{arguments.opt}: has no network_g")
+    scale = _entry(source, ("scale",), int, "a whole number of at least 1")
+    param_key = arguments.param_key
     if weights is None:
-        weights = path.get("pretrain_network_g") if isinstance(path, dict) else None
-        if weights is None:
+        _entry(source, ("path",), dict, "a mapping")
+        named = _entry(source, ("path", "pretrain_network_g"), str, "the name of a file")
+        if named is None:
             raise UserError(f"{arguments.opt}: names no weights (path: pretrain_network_g); give --weights FILE")
-    scale = data.get("scale")
-    return load_trained(weights, network, scale if isinstance(scale, int) else None, arguments.param_key)
+        weights = project_root() / Path(named).expanduser()  # an absolute path stays itself
+        param_key = param_key or _entry(source, ("path", "param_key_g"), str, "a word")
+    return load_trained(weights, network, scale, param_key)
+
+
+def _entry(source: Source, path: tuple[str, ...], kind: type, expected: str) -> Any:
+    """Return what an option file holds under these keys, None where it holds nothing; raise `UserError` unless it is of this kind."""
+    value: Any = source.data
+    for key in path:
+        value = (value or {}).get(key)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    right = isinstance(value, kind) and not isinstance(value, bool) and not (isinstance(value, int) and value < 1)
+    if value is not None and not right:
+        raise UserError(f"{source.place(path)}: {'.'.join(path)}: expected {expected}, found {value!r}")
+    return value
 
 
 def restorer_from_arguments(trained: Trained, arguments: argparse.Namespace) -> Restorer:

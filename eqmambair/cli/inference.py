@@ -1,6 +1,7 @@
 """Restore pictures: files and folders, any size, gray, colour, alpha, 8 and 16 bit."""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from eqmambair.cli._run import run
 from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
-from eqmambair.data.io import IMAGE_EXTENSIONS, list_images, read_image, write_image
+from eqmambair.data.io import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, list_images, read_image, write_image
 from eqmambair.errors import UserError
 from eqmambair.inference.tiling import Progress
 
@@ -56,8 +57,12 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
         extension: of the results, such as ``png``; ``same`` keeps that of the input.
 
     Raises:
-        UserError: the output cannot be a folder, or is one file for several inputs.
+        UserError: the output is one file for several inputs, or of a format that is not written; or the suffix is no part of a name.
     """
+    if "/" in suffix or os.sep in suffix:
+        raise UserError(f"the suffix {suffix!r} is no part of a file name")
+    if output.suffix.lower() in UNREAD_EXTENSIONS and not output.is_dir():
+        raise UserError(f"{output}: {output.suffix} is not written; use one of {', '.join(IMAGE_EXTENSIONS)}")
     plan = Plan()
     found: list[tuple[Path, Path]] = []  # the file, and its place relative to the output folder
     for path in dict.fromkeys(inputs):
@@ -66,7 +71,9 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
             inside = output.resolve() if path.resolve() in output.resolve().parents else None
             images = [image for image in list_images(path, recursive=recursive) if inside not in image.resolve().parents]
             found += [(image, image.relative_to(path)) for image in images]
-            if not images:
+            unread = list_images(path, recursive=recursive, extensions=UNREAD_EXTENSIONS)
+            plan.problems += [f"{other}: {other.suffix[1:].upper()} is not read; convert it first" for other in unread]
+            if not images and not unread:
                 plan.problems.append(f"{path}: no picture here ({', '.join(IMAGE_EXTENSIONS)})")
         elif path.exists():
             found.append((path, Path(path.name)))
@@ -76,11 +83,8 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
     one_file = output.suffix.lower() in IMAGE_EXTENSIONS and not output.is_dir()
     if one_file and (len(inputs) > 1 or inputs[0].is_dir()):
         raise UserError(f"{output}: is one file; name a folder for the results of several pictures")
-    folder = output.parent if one_file else output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made a folder for the results ({error.strerror})") from error
+    if one_file and (suffix or extension != "same"):
+        raise UserError(f"{output}: is the file to write; leave --suffix and --format out, or name a folder")
 
     originals = {path.resolve() for path, _ in found}
     owner: dict[Path, Path] = {}
@@ -109,6 +113,12 @@ def _restore_all(plan: Plan, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     restore = restorer_from_arguments(load_from_arguments(arguments), arguments)
+    one_file = len(plan.jobs) == 1 and plan.jobs[0][1] == arguments.output
+    folder = arguments.output.parent if one_file else arguments.output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder for the results ({error.strerror})") from error
     restored = 0
     with tqdm(plan.jobs, "restoring", unit="picture", disable=True if arguments.quiet else None) as bar:
         for source, target in bar:
@@ -127,7 +137,7 @@ def _show(bar: Any, name: str, at: Progress) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="inference.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="inference.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("inputs", type=Path, nargs="*", help="pictures and folders of pictures")
     parser.add_argument("--input", "-i", dest="more_inputs", type=Path, nargs="+", default=[], help="the same, as an option")
     parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder, or a file for one input (default: %(default)s)")

@@ -6,6 +6,8 @@ OpenCV decodes; what it would change without a word is handled or refused here, 
 * 8 and 16 bit are told apart by the file, never by the pixel values. Other depths (float, 32 bit) are refused.
 * Gray stays one channel. Gray with alpha becomes RGBA with three equal colour channels. Palettes and 1-bit images are expanded.
 * CMYK, animations, TIFF files of several pages and formats outside `IMAGE_EXTENSIONS` are refused.
+* Damaged files are refused where the format can tell. PNG has checksums. A wrong byte inside the data of a complete JPEG, lossy WebP or
+  BMP may just change pixels; no decoder can know.
 * The reserved fourth byte of plain 32-bit BMP pixels is not alpha (the format says so); a BMP with an alpha mask has alpha.
 """
 
@@ -24,6 +26,7 @@ from eqmambair.errors import UserError
 Image: TypeAlias = NDArray[Any]  # (h, w, c), uint8 or uint16
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+UNREAD_EXTENSIONS = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm")  # pictures all the same
 SIXTEEN_BIT_EXTENSIONS = (".png", ".tif", ".tiff")
 ALPHA_EXTENSIONS = (".png", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -33,7 +36,8 @@ _ENCODER_OPTIONS = {
     ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
 }
 
-# OpenCV prints a line of its own for each bad file; the error raised here names the file, which OpenCV's does not.
+# OpenCV prints a line of its own for each bad file; the error raised here names the file, which OpenCV's does not. The libraries below it
+# (libjpeg, libpng) still print their warnings of corrupt data, also for files that they then decode.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -41,7 +45,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     """Return the picture in a file as (h, w, c), uint8 or uint16, c = 1 (gray), 3 (RGB) or 4 (RGBA).
 
     Raises:
-        UserError: the file is missing, unreadable, damaged, or of a kind that the module's policy refuses; it is named.
+        UserError: the file is missing, unreadable, seen to be damaged, or of a kind that the module's policy refuses; it is named.
     """
     try:
         data = Path(path).read_bytes()
@@ -125,8 +129,8 @@ def to_float(image: Image) -> NDArray[np.float32]:
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
-def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Return the files with an image extension in a folder, sorted; hidden files and folders are left out.
+def list_images(folder: str | os.PathLike[str], recursive: bool = False, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> list[Path]:
+    """Return the files with one of the (lower-case) extensions in a folder, sorted; hidden files and folders are left out.
 
     Raises:
         UserError: the folder is missing, is no folder, or cannot be listed.
@@ -139,7 +143,7 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
         found = [
             path
             for path in candidates
-            if path.suffix.lower() in IMAGE_EXTENSIONS
+            if path.suffix.lower() in extensions
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
             and path.is_file()
         ]

@@ -13,6 +13,7 @@ import eqmambair
 from eqmambair.cli import inference
 from eqmambair.data.io import list_images, read_image, to_float, write_image
 from eqmambair.data.prepare import upscale
+from eqmambair.engine import options as engine_options
 from eqmambair.errors import UserError
 from eqmambair.inference import networks
 
@@ -187,6 +188,43 @@ def test_the_output_can_be_one_file_for_one_input(tmp_path, weights_x2):
         command(tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "other.png", "-w", weights_x2)
 
 
+@pytest.mark.parametrize(
+    ("name", "extra"), [("j.gif", []), ("j.HEIC", []), ("q.png", ["--format", "webp"]), ("q.png", ["--suffix", "_x2"])]
+)
+def test_an_output_that_says_two_things_is_refused(tmp_path, weights_x2, name, extra):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    with pytest.raises(UserError, match=name):
+        command(tmp_path / "a.png", "-o", tmp_path / "out" / name, "-w", weights_x2, *extra)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path, weights_x2):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    assert command(tmp_path / "a.png", "-o", tmp_path / "run.v2", "-w", weights_x2) == 0
+    assert (tmp_path / "run.v2/a.png").exists()
+
+
+def test_without_a_network_no_folder_appears(tmp_path):
+    write_image(tmp_path / "a.png", picture(4, 4))
+    with pytest.raises(UserError, match="missing"):
+        command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", tmp_path / "missing.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_pictures_of_unread_formats_are_named(tmp_path, weights_x2, capsys):
+    write_image(tmp_path / "in" / "a.png", picture(4, 4))
+    for name in ("b.gif", "c.HEIC", "sub/d.ppm", "notes.txt"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    assert command(tmp_path / "in", "-o", tmp_path / "out", "-w", weights_x2) == 1
+    said = capsys.readouterr()
+    assert "1 restored, 0 there already, 2 problems" in said.out
+    assert "b.gif: GIF is not read" in said.err
+    assert "c.HEIC: HEIC is not read" in said.err
+    assert command(tmp_path / "in", "-o", tmp_path / "out", "-w", weights_x2, "--recursive") == 1
+    assert "d.ppm: PPM is not read" in capsys.readouterr().err
+
+
 def test_a_picture_named_twice_is_restored_once(tmp_path, weights_x2, capsys):
     write_image(tmp_path / "a.png", picture(4, 4))
     assert command(tmp_path / "a.png", "-i", tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_x2) == 0
@@ -218,6 +256,8 @@ def test_a_result_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, w
         (["--model", "best-ever"], "best-ever"),
         (["--opt", "nowhere.yml"], r"nowhere\.yml"),
         (["--weights", "W", "--device", "toaster"], "toaster"),
+        (["--weights", "W", "--device", "meta"], "meta"),
+        (["--weights", "W", "--suffix", "/x"], "no part of a file name"),
         (["--weights", "W", "--tile", "-4"], "tile"),
         (["--weights", "W", "--tile", "8", "--tile_overlap", "8"], "overlap"),
     ],
@@ -227,6 +267,11 @@ def test_wrong_use_is_one_clear_error(tmp_path, weights_x2, arguments, said):
     arguments = [weights_x2 if argument == "W" else argument for argument in arguments]
     with pytest.raises(UserError, match=said):
         command(tmp_path / "a.png", "-o", tmp_path / "out", *arguments)
+
+
+def test_options_are_written_out(tmp_path, weights_x2):
+    with pytest.raises(SystemExit):
+        command(tmp_path, "-w", weights_x2, "--over")
 
 
 def test_no_input_is_an_error(weights_x2):
@@ -257,6 +302,56 @@ def test_the_option_file_names_network_and_weights(tmp_path, weights_x2):
     (tmp_path / "o.yml").write_text(yaml.safe_dump({"network_g": options}))
     with pytest.raises(UserError, match="names no weights"):
         command(tmp_path / "a.png", "-o", tmp_path / "new", "--opt", tmp_path / "o.yml")
+
+
+def option_file(tmp_path, weights, **content):
+    """An option file beside pictures to restore with it; returns what is to be given to the command."""
+    _, options = networks.load_network(weights)
+    write_image(tmp_path / "a.png", picture(4, 4))
+    (tmp_path / "o.yml").write_text(yaml.safe_dump({"network_g": options, **content}))
+    return [tmp_path / "a.png", "-o", tmp_path / "out", "--opt", tmp_path / "o.yml"]
+
+
+def test_weights_of_an_option_file_lie_below_the_project(tmp_path, weights_x2, monkeypatch):
+    (tmp_path / "project" / "net.safetensors").parent.mkdir()
+    (tmp_path / "project" / "net.safetensors").write_bytes(weights_x2.read_bytes())
+    (tmp_path / "net.safetensors").write_bytes(b"those of another project")
+    monkeypatch.setattr(engine_options, "project_root", lambda: tmp_path / "project")
+    monkeypatch.setenv("HOME", str(tmp_path / "project"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("net.safetensors", "~/net.safetensors"):
+        assert command(*option_file(tmp_path, weights_x2, path={"pretrain_network_g": name}), "--overwrite") == 0
+
+
+def test_param_key_of_an_option_file_chooses_the_weights(tmp_path, weights_x2):
+    network, _ = networks.load_network(weights_x2)
+    state = network.state_dict()
+    damaged = {key: value + float("nan") for key, value in state.items()}
+    torch.save({"params": state, "params_ema": damaged}, tmp_path / "net.pth")
+    given = option_file(tmp_path, weights_x2, path={"pretrain_network_g": str(tmp_path / "net.pth"), "param_key_g": "params"})
+    assert command(*given) == 0
+    assert command(*given, "--overwrite", "--param_key", "params_ema") == 1  # the command line wins
+    assert command(*given, "--overwrite", "--weights", weights_x2) == 0  # the key belongs to the weights of the file
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"path": {"pretrain_network_g": 5}}, r"o\.yml:\d+: path\.pretrain_network_g: expected the name of a file, found 5"),
+        ({"path": "net.pth"}, "path: expected a mapping"),
+        ({"path": {"pretrain_network_g": "W", "param_key_g": 3}}, "param_key_g: expected a word, found 3"),
+        ({"path": {"pretrain_network_g": "W"}, "scale": "4"}, "scale: expected a whole number of at least 1, found '4'"),
+        ({"path": {"pretrain_network_g": "W"}, "scale": 0}, "scale: expected a whole number"),
+        ({"path": {"pretrain_network_g": "W"}, "scale": True}, "scale: expected a whole number"),
+        ({"path": {"pretrain_network_g": "W"}, "scale": 4.0}, "enlarges by 2, but scale is 4"),
+        ({"network_g": "EQMambaIR"}, "network_g: expected a mapping"),
+    ],
+)
+def test_wrong_kinds_in_an_option_file_are_named(tmp_path, weights_x2, content, said):
+    given = option_file(tmp_path, weights_x2, **content)
+    (tmp_path / "o.yml").write_text((tmp_path / "o.yml").read_text().replace("pretrain_network_g: W", f"pretrain_network_g: {weights_x2}"))
+    with pytest.raises(UserError, match=said):
+        command(*given)
 
 
 def test_a_bundled_model_is_found_by_name(tmp_path, weights_x2, monkeypatch):
