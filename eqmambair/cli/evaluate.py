@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
             }
             if save:
                 write_image(save / f"{truth.stem}.png", result)
-            images[truth.stem] = values
+            images[os.fsencode(truth.stem).decode("utf-8", "backslashreplace")] = values  # printed and written, which takes UTF-8
         except UserError as error:
             name = str(partner or truth)
             problems.append(str(error) if str(truth) in str(error) or name in str(error) else f"{name}: {error}")

@@ -19,7 +19,7 @@ from eqmambair.metrics import psnr, ssim
 
 def main(argv: list[str]) -> int:
     """Print the table and write the picture; returns 1 if the network does not beat bicubic by the margin."""
-    parser = argparse.ArgumentParser(prog="quickstart", description=__doc__)
+    parser = argparse.ArgumentParser(prog="quickstart", description=__doc__, allow_abbrev=False)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--gt", type=Path, required=True, help="ground truth of the held-out pictures")
     parser.add_argument("--lr", type=Path, required=True, help="their low resolution")

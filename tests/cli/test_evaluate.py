@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -210,6 +212,14 @@ def test_pictures_of_several_scales_are_saved_side_by_side(gt, tmp_path):
 def test_the_scale_of_the_network_fills_the_name_of_the_folder(gt, tmp_path, weights_x2):
     assert command("--gt", gt, "--weights", weights_x2, "--save", tmp_path / "saved_x{scale}") == 0
     assert len(list((tmp_path / "saved_x2").iterdir())) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are always UTF-8 there")
+def test_a_name_that_is_no_utf8_is_scored(gt, tmp_path, capsys):
+    (gt / "p0.png").rename(gt / os.fsdecode(b"caf\xe9.png"))
+    assert command("--gt", gt, "--bicubic", "--scale", 2, "--json", tmp_path / "s.json") == 0
+    assert set(scores(tmp_path / "s.json")["images"]) == {r"caf\xe9", "p1", "p2"}
+    assert r"caf\xe9" in capsys.readouterr().out
 
 
 def test_options_are_written_out(gt):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from eqmambair.data.io import IMAGE_EXTENSIONS, decode_image, list_images, read_image, to_float, write_bytes, write_image
+from eqmambair.data.io import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, decode_image, list_images, read_image, to_float, write_bytes, write_image
 from eqmambair.errors import UserError
 
 LOSSLESS = [".png", ".webp", ".tif", ".tiff", ".bmp"]
@@ -123,6 +123,24 @@ def test_a_png_with_one_wrong_byte_is_named():
     data[len(data) // 2] ^= 255
     with pytest.raises(UserError, match="x"):
         decode_image(bytes(data), "x")
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "BMP"])
+def test_wrong_bytes_that_a_format_cannot_tell_change_pixels_only(file_format):
+    """What the module's policy and docs/inference.md say of formats without checksums."""
+    data = bytearray(encoded(PillowImage.fromarray(pixels(64, 96)), file_format))
+    whole = decode_image(bytes(data), "x")
+    data[len(data) // 2] ^= 1
+    found = decode_image(bytes(data), "x")
+    assert found.shape == whole.shape
+    assert not np.array_equal(found, whole)
+
+
+def test_pictures_of_unread_formats_are_listed_on_request(tmp_path):
+    for name in ("a.png", "b.GIF", "c.heic", "notes.txt", ".d.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in list_images(tmp_path, extensions=UNREAD_EXTENSIONS)] == ["b.GIF", "c.heic"]
+    assert not set(UNREAD_EXTENSIONS) & set(IMAGE_EXTENSIONS)
 
 
 @pytest.mark.parametrize(
