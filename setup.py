@@ -104,7 +104,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["eqmambair", "eqmambair.*"]), "eqmambair._csrc"],
     package_dir={"eqmambair._csrc": "csrc"},
-    package_data={"eqmambair._csrc": ["*.cpp", "cpu/*", "cuda/*"], "eqmambair": ["py.typed"]},
+    package_data={"eqmambair._csrc": ["*.cpp", "cpu/*", "cuda/*"], "eqmambair": ["py.typed", "weights/*.safetensors"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},
     install_requires=DEPENDENCIES,

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,19 @@ from torch.nn import functional as F
 from eqmambair.cli._run import run
 from eqmambair.ops import backends, plain, scan
 
-Arguments = list[Tensor | None]
+
+class Arguments(NamedTuple):
+    """What the scan takes, all of it given."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    delta_bias: Tensor
+    order: Tensor
+
 
 # (batch, tokens, groups, channels, states): the published light networks, the shape of the goals in benchmarks/README.md, one state.
 SHAPES = [(1, 4096, 4, 80, 16), (1, 4096, 4, 72, 10), (1, 65536, 4, 72, 10), (8, 4096, 4, 72, 10), (1, 4096, 4, 96, 1)]
@@ -114,7 +127,7 @@ def contenders(device: str) -> dict[str, Callable[[Arguments], Tensor]]:
     return found
 
 
-def draw(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str) -> Arguments:
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Arguments:
     """Arguments as in a network at its start: steps of 0.001 to 0.1, A = -1..-n, and the four cross-scan orders (by turns)."""
     batch, tokens, groups, channels, states = shape
     g = torch.Generator().manual_seed(0)
@@ -131,7 +144,7 @@ def draw(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str)
     order = torch.stack([paths[i % 4] for i in range(groups)])
     halves = [x.to(dtype) for x in (u, 0.1 * delta, B, C)]
     arguments = [halves[0], halves[1], A, halves[2], halves[3], torch.ones(groups, channels), step + torch.log(-torch.expm1(-step)), order]
-    return [x.to(device) for x in arguments]
+    return Arguments(*(x.to(device) for x in arguments))
 
 
 def measure(call: Callable[[], object], device: str, seconds: float, most: int) -> list[float]:
@@ -169,7 +182,7 @@ def bench_scan(options: argparse.Namespace) -> dict:
     results = []
     for shape in shapes:
         arguments = draw(shape, dtype, device)
-        leaves = [x.clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
+        leaves = Arguments(*(x.clone().requires_grad_() if x.is_floating_point() else x for x in arguments))
         weights = torch.ones(shape[:4], dtype=dtype, device=device)
         updates = shape[0] * shape[1] * shape[2] * shape[3] * shape[4]
         for name, call in contenders(device).items():
