@@ -1,5 +1,6 @@
 """What the commands train and test do once their arguments are parsed."""
 
+import contextlib
 import json
 import logging
 import math
@@ -12,7 +13,8 @@ import torch
 
 from eqmambair.engine import randomness, resuming
 from eqmambair.engine.distributed import Launcher, Ranks, processes
-from eqmambair.engine.logs import logging_to
+from eqmambair.engine.lock import held
+from eqmambair.engine.logs import TextLog, logging_to
 from eqmambair.engine.loop import RunMode, Trainer, log_file, validation_sets
 from eqmambair.engine.options import dump_options
 from eqmambair.engine.schema import Options
@@ -22,6 +24,7 @@ from eqmambair.errors import UserError
 from eqmambair.models import find_model
 
 _log = logging.getLogger("eqmambair")
+_OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the first is younger than torch 2.4
 
 
 def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequence[str]) -> int:
@@ -31,11 +34,8 @@ def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequenc
         UserError: whatever goes wrong, in one line; the traceback of what was not foreseen is in the log.
     """
     with processes(launcher, options) as ranks:
-        if ranks.is_main and not mode.dry and not mode.auto_resume and options.path.resume_state is None:
-            resuming.set_aside(options)
-        ranks.wait()
-        file = log_file(options) if ranks.is_main and not mode.dry else None
-        with logging_to(file, quiet=not ranks.is_main):
+        alone = contextlib.nullcontext() if mode.dry else held(options, ranks)
+        with logging_to(quiet=not ranks.is_main) as log, alone:
             for warning in warnings:
                 _log.warning("%s", warning)
             if isinstance(options.num_gpu, int) and options.num_gpu > ranks.world and ranks.device.type == "cuda":
@@ -45,15 +45,26 @@ def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequenc
                     ranks.world,
                     options.num_gpu,
                 )
-            if file is not None:
-                replace_file(options.experiment_folder / "options.yml", text_writer(dump_options(options)))
             try:
-                return Trainer(options, ranks, mode).run()
+                trainer = Trainer(options, ranks, mode)
+                if not mode.dry:
+                    ranks.on_main(lambda: _settle(options, log, keep=trainer.continues or mode.auto_resume))
+                return trainer.run()
             except UserError as error:
-                _log_to_file(str(error))
+                log.note(str(error))
                 raise
             except Exception as error:
-                raise _unforeseen(error, file) from error
+                if ranks.is_main and not mode.dry and log.path is None:
+                    log.open(options.experiment_folder.with_name(f"{options.name}_failed.log"))
+                raise _unforeseen(error, log) from error
+
+
+def _settle(options: Options, log: TextLog, keep: bool) -> None:
+    """Take the run's folder, now that nothing was refused; unless ``keep``, what is there belongs to an older run."""
+    if not keep:
+        resuming.set_aside(options)
+    log.open(log_file(options))
+    replace_file(options.experiment_folder / "options.yml", text_writer(dump_options(options)))
 
 
 def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
@@ -67,16 +78,16 @@ def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
     folder = options.resolve(options.path.results_root) / options.name
     with processes(launcher, options) as ranks:
         file = folder / "test.log" if ranks.is_main else None
-        with logging_to(file, quiet=not ranks.is_main):
+        with logging_to(file, quiet=not ranks.is_main) as log:
             for warning in warnings:
                 _log.warning("%s", warning)
             try:
                 results = _measure(options, ranks, folder)
             except UserError as error:
-                _log_to_file(str(error))
+                log.note(str(error))
                 raise
             except Exception as error:
-                raise _unforeseen(error, file) from error
+                raise _unforeseen(error, log) from error
             if ranks.is_main:
                 for line in table(results):
                     _log.info("%s", line)
@@ -129,19 +140,13 @@ def _as_json(options: Options, results: Results) -> dict[str, Any]:
     return {"name": options.name, "weights": options.path.pretrain_network_g, "metrics": protocol, "sets": sets}
 
 
-def _unforeseen(error: Exception, file: Path | None) -> UserError:
+def _unforeseen(error: Exception, log: TextLog) -> UserError:
     """One line for what was not foreseen; the traceback goes to the log."""
     text = " ".join(str(error).split())[:300]
-    _log_to_file(traceback.format_exc())
-    where = f" (traceback in {file})" if file is not None else ""
-    if isinstance(error, torch.OutOfMemoryError):
+    log.note(traceback.format_exc())
+    where = f" (traceback in {log.path})" if log.path is not None else ""
+    if isinstance(error, _OUT_OF_MEMORY):
         return UserError(f"the GPU's memory is exhausted: reduce batch_size_per_gpu, gt_size or val.tile{where}")
     if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text or "Connection reset by peer" in text:
         return UserError(f"another process of the run has ended{where}: {text}")
     return UserError(f"{type(error).__name__}: {text or 'no message'}{where}")
-
-
-def _log_to_file(text: str) -> None:
-    for handler in _log.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.emit(logging.LogRecord("eqmambair", logging.ERROR, __file__, 0, "error: %s", (text,), None))

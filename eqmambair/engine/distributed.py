@@ -4,11 +4,11 @@ import inspect
 import logging
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from eqmambair.errors import UserError
 
 _log = logging.getLogger("eqmambair")
 Launcher = Literal["none", "pytorch", "slurm"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,19 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def on_main(self, action: Callable[[], Result]) -> Result:
+        """What ``action`` returns in the main process; a ``UserError`` of it is one of every process, so that none waits for another."""
+        outcome: tuple[Any, str | None] = None, None
+        if self.is_main:
+            try:
+                outcome = action(), None
+            except UserError as error:
+                outcome = None, str(error)
+        result, problem = self.from_main(outcome)
+        if problem is not None:
+            raise UserError(problem)
+        return result  # type: ignore[no-any-return]
 
     def copy_from_main(self, tensors: list[torch.Tensor]) -> None:
         """Give tensors of one type the values that they have in the main process."""

@@ -38,33 +38,71 @@ class _File(logging.FileHandler):
             tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stdout)
 
 
-@contextmanager
-def logging_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
-    """Send the package's messages to the console (unless ``quiet``) and to a file."""
-    handlers: list[logging.Handler] = []
-    if not quiet:
-        handlers.append(_Console())
-    if file is not None:
+class TextLog(logging.Handler):
+    """Keeps messages until it is told the file they belong to: a run writes nothing before it is sure to start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: Path | None = None
+        self._file: _File | None = None
+        self._kept: list[logging.LogRecord] = []
+
+    def open(self, path: Path) -> None:
+        """Write what was kept and all that follows to the end of a file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(_File(file, encoding="utf-8"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _File(path, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        self.path = path
+        self._file.setFormatter(self.formatter)
+        for record in self._kept:
+            self._file.handle(record)
+        self._kept = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._file is None:
+            self._kept.append(record)
+        else:
+            self._file.handle(record)
+
+    def note(self, text: str) -> None:
+        """Write a line that the console gets in another way."""
+        self.handle(logging.LogRecord("eqmambair", logging.ERROR, __file__, 0, "error: %s", (text,), None))
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # said already
+                self._file.close()
+        super().close()
+
+
+@contextmanager
+def logging_to(file: Path | None = None, quiet: bool = False) -> Iterator[TextLog]:
+    """Send the package's messages to the console and to a file, which may be named later; ``quiet``: to none."""
+    text = TextLog()
+    handlers: list[logging.Handler] = [] if quiet else [_Console(), text]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    if file is not None:
+        text.open(file)
+    for handler in handlers:
         _log.addHandler(handler)
     level, propagate = _log.level, _log.propagate
-    _log.setLevel(logging.INFO if handlers else logging.CRITICAL)
+    _log.setLevel(logging.CRITICAL if quiet else logging.INFO)
     _log.propagate = False
     try:
-        yield
+        yield text
     finally:
         _log.setLevel(level)
         _log.propagate = propagate
         for handler in handlers:
             _log.removeHandler(handler)
-            with suppress(OSError):  # said already
-                handler.close()
+            handler.close()
 
 
 def progress_bar(total: int, what: str, *, show: bool, initial: int = 0, leave: bool = True) -> "tqdm[Any]":

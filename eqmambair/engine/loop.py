@@ -52,6 +52,9 @@ class Trainer:
         options: checked options with a section ``train``.
         ranks: this process among all.
         mode: how the command was given.
+
+    Attributes:
+        continues: whether it goes on from a state of its own folder, rather than begin in an empty one.
     """
 
     def __init__(self, options: Options, ranks: Ranks, mode: RunMode) -> None:
@@ -69,6 +72,7 @@ class Trainer:
         self.progress = state.Progress()
         self.reporter = Reporter(options, ranks, self.train.total_iter)
         self._saved_step = -1
+        self.continues = False
         self._resume()
         self.stepper.network = self._wrapped()
 
@@ -86,8 +90,11 @@ class Trainer:
         saved = state.read_state(place)
         resuming.compare(self.options, saved, self._samples(), self.ranks.world, self.mode.accept_changes)
         self.progress = state.apply(place, saved, self.stepper, self.ranks)
+        if self.progress.step > self.train.total_iter:
+            raise UserError(f"the run is at step {self.progress.step} already, beyond total_iter ({self.train.total_iter})")
         state.restore_generators(saved, self.ranks)
         if place.parent.resolve() == self.store.folder.resolve():
+            self.continues = True
             self._saved_step = self.progress.step
             if self.ranks.is_main:
                 self.store.set_aside_after(self.progress.step)
@@ -119,8 +126,6 @@ class Trainer:
         section = self.options.datasets["train"]
         count = self.train.accumulate
         first, last = self.progress.step * count, self.train.total_iter * count
-        if self.progress.step > self.train.total_iter:
-            raise UserError(f"the run is at step {self.progress.step} already, beyond total_iter ({self.train.total_iter})")
         self.reporter.open(self.progress)
         batches = training_batches(
             self.dataset,

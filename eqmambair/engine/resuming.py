@@ -17,10 +17,15 @@ _log = logging.getLogger("eqmambair")
 _NO_RUN = ("train.log", "options.yml")  # all that a run leaves which ended before its first step
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether there is a run in a folder that made a step."""
+    return folder.is_dir() and any(each.name not in _NO_RUN for each in folder.iterdir())
+
+
 def set_aside(options: Options) -> None:
     """Rename the folder of an older run of this name, so that nothing of it is lost or mixed with the new one."""
     folder = options.experiment_folder
-    if not folder.is_dir() or all(each.name in _NO_RUN for each in folder.iterdir()):
+    if not holds_run(folder):
         return
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
     target = folder.with_name(f"{folder.name}_archived_{stamp}")
@@ -28,7 +33,7 @@ def set_aside(options: Options) -> None:
         folder.rename(target)
     except OSError as error:
         raise UserError(f"{folder}: the older run cannot be renamed: {error.strerror}") from None
-    print(f"an older run of this name was renamed to {target} (--auto_resume would have gone on with it)", flush=True)
+    _log.info("an older run of this name was renamed to %s (--auto_resume would have gone on with it)", target)
 
 
 def find(options: Options, store: StateStore, auto_resume: bool, ranks: Ranks) -> Path | None:
@@ -37,17 +42,7 @@ def find(options: Options, store: StateStore, auto_resume: bool, ranks: Ranks) -
     Raises:
         UserError: ``path.resume_state`` names no whole state, or the run has states and all of them are damaged.
     """
-    place: Path | None = None
-    problem: str | None = None
-    if ranks.is_main:
-        try:
-            place = _find(options, store, auto_resume)
-        except UserError as error:
-            problem = str(error)
-    place, problem = ranks.from_main((place, problem))
-    if problem is not None:
-        raise UserError(problem)
-    return place
+    return ranks.on_main(lambda: _find(options, store, auto_resume))
 
 
 def _find(options: Options, store: StateStore, auto_resume: bool) -> Path | None:

@@ -155,6 +155,62 @@ def test_older_run_is_set_aside_not_overwritten(pictures: Path) -> None:
     assert len(archived) == 1
 
 
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"datasets__train__dataroot_gt": "nowhere"}, {"path__pretrain_network_g": "nowhere.pth"}, {"path__resume_state": "nowhere"}],
+)
+def test_refused_start_leaves_the_older_run_where_it_is(pictures: Path, changes: dict[str, Any]) -> None:
+    run_here(write_options(pictures, train__total_iter=5))
+    folder = pictures / "experiments" / "tiny"
+    before = _files(folder)
+    with pytest.raises(UserError, match="nowhere"):
+        run_here(write_options(pictures, **changes))
+    assert _files(folder) == before
+    assert [each.name for each in folder.parent.iterdir() if each.is_dir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("changes", [{"train__optim_g__lr": 2e-3}, {"train__total_iter": 4}])
+def test_refused_resume_leaves_the_run_as_it_is(pictures: Path, changes: dict[str, Any]) -> None:
+    run_here(write_options(pictures, train__total_iter=5))
+    folder = pictures / "experiments" / "tiny"
+    before = _files(folder)
+    with pytest.raises(UserError):
+        run_here(write_options(pictures, **changes), auto_resume=True)
+    assert _files(folder) == before
+
+
+def test_start_from_another_runs_state_sets_the_older_run_of_its_name_aside(pictures: Path) -> None:
+    run_here(write_options(pictures, name="first", train__total_iter=5))
+    run_here(write_options(pictures, train__total_iter=5))
+    place = pictures / "experiments" / "first" / "training_states" / "step_00000005"
+    assert run_here(write_options(pictures, path__resume_state=str(place))) == 0
+    archived = [each for each in (pictures / "experiments").iterdir() if each.name.startswith("tiny_archived_")]
+    assert len(archived) == 1
+    assert (archived[0] / "training_states" / "step_00000005").is_dir()
+    assert [line["step"] for line in figures(pictures / "experiments" / "tiny") if line["kind"] == "train"] == [6, 7, 8, 9, 10]
+
+
+def test_log_of_a_run_tells_what_came_before_its_folder(pictures: Path) -> None:
+    run_here(write_options(pictures, train__total_iter=2))
+    run_here(write_options(pictures, train__total_iter=2))
+    assert "an older run of this name was renamed" in (pictures / "experiments" / "tiny" / "train.log").read_text()
+
+
+def test_unforeseen_failure_before_the_start_keeps_its_traceback(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ArithmeticError("out of the blue")
+
+    run_here(write_options(pictures, train__total_iter=2))
+    monkeypatch.setattr("eqmambair.engine.commands.Trainer", fail)
+    with pytest.raises(UserError, match=r"ArithmeticError: out of the blue \(traceback in .*tiny_failed\.log\)"):
+        run_here(write_options(pictures))
+    assert "Traceback" in (pictures / "experiments" / "tiny_failed.log").read_text()
+
+
 def test_going_back_to_an_earlier_state_sets_the_later_ones_aside(pictures: Path) -> None:
     run_here(write_options(pictures, logger__keep_last=5))
     folder = pictures / "experiments" / "tiny"
