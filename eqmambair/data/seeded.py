@@ -46,12 +46,13 @@ class SeededDataset(torch.utils.data.Dataset[Loaded]):
         epoch, index, size = key
         skipped: list[str] = []
         for attempt in range(min(len(self.dataset), _MOST_SUBSTITUTES) if self.skip else 1):
+            at = (index + attempt) % len(self.dataset)
             try:
-                return Loaded(self._draw(epoch, (index + attempt) % len(self.dataset), size), skipped=skipped)
+                return Loaded(self._draw(epoch, at, size), skipped=skipped)
             except UserError as error:
                 skipped.append(str(error))
             except (OSError, ValueError, RuntimeError, MemoryError, AssertionError, KeyError, TypeError) as error:
-                name = self.dataset.describe(index) if hasattr(self.dataset, "describe") else f"sample {index}"
+                name = self.dataset.describe(at) if hasattr(self.dataset, "describe") else f"sample {at}"
                 skipped.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
         return Loaded(error=skipped[0] if len(skipped) == 1 else f"{len(skipped)} samples in a row cannot be read, the first: {skipped[0]}")
 

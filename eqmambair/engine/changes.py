@@ -21,7 +21,7 @@ SAFE = (
     "train.total_iter",
     "train.nonfinite_limit",
 )
-NEVER = ("model_type", "scale", "network_g.*", "train.optim_g.type")
+NEVER = ("model_type", "scale", "network_g.*", "train.optim_g.type", "train.optim_g.amsgrad", "train.optim_g.centered")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -89,6 +89,10 @@ def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
             except Exception as error:
                 raise _unforeseen(error, log) from error
             if ranks.is_main:
+                for each in results.sets:
+                    if not any(record.values for record in each.records):
+                        why = "no truth" if options.val is not None and options.val.metrics else "no metrics in val"
+                        _log.warning("%s: %s, nothing is measured", each.name, why)
                 for line in table(results):
                     _log.info("%s", line)
                 replace_file(folder / "results.json", text_writer(json.dumps(_as_json(options, results), indent=1)))

@@ -155,14 +155,15 @@ def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "")
     if not value:
         return default
-    if not value.isdigit():
+    if not (value.isascii() and value.isdecimal()):
         raise UserError(f"the environment variable {name} must be a number, found {value!r}")
     return int(value)
 
 
 def _environment_from_slurm(port: int | None) -> None:
-    if "SLURM_PROCID" not in os.environ:
-        raise UserError("--launcher slurm: not started by srun (SLURM_PROCID is missing)")
+    for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+        if name not in os.environ:
+            raise UserError(f"--launcher slurm: not started by srun ({name} is missing)")
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
     os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
     os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
@@ -172,4 +173,6 @@ def _environment_from_slurm(port: int | None) -> None:
             hosts = subprocess.run(["scontrol", "show", "hostnames"], capture_output=True, text=True, check=True).stdout.split()
         except (OSError, subprocess.CalledProcessError) as error:
             raise UserError(f"--launcher slurm: scontrol does not tell the first host ({error}); set MASTER_ADDR") from None
+        if not hosts:
+            raise UserError("--launcher slurm: scontrol names no host; set MASTER_ADDR")
         os.environ["MASTER_ADDR"] = hosts[0]

@@ -92,6 +92,7 @@ class Trainer:
         self.progress = state.apply(place, saved, self.stepper, self.ranks)
         if self.progress.step > self.train.total_iter:
             raise UserError(f"the run is at step {self.progress.step} already, beyond total_iter ({self.train.total_iter})")
+        self.progress.unvalidated &= self.options.val is not None and bool(self.sets)
         state.restore_generators(saved, self.ranks)
         if place.parent.resolve() == self.store.folder.resolve():
             self.continues = True
@@ -216,6 +217,7 @@ class Trainer:
         if results.stopped:
             return True
         self.progress.unvalidated = False
+        self._saved_step = -1  # a state of this step says that it is still due
         self._note(results)
         return False
 

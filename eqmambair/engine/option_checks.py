@@ -154,6 +154,9 @@ def _optimizer_problems(train: TrainOptions) -> list[Problem]:
         found.append((path, "needs the key 'lr'"))
     elif isinstance(lr, (int, float)) and not (math.isfinite(lr) and lr > 0):
         found.append(((*path, "lr"), f"must be positive, found {lr}"))
+    betas, usual = arguments.get("betas"), signatures.parameters(target).get("betas")
+    if isinstance(betas, list) and usual is not None and len(betas) != len(usual.default):
+        found.append(((*path, "betas"), f"expected {len(usual.default)} numbers, found {betas}"))
     if not found:
         try:
             target([torch.nn.Parameter(torch.zeros(1))], **arguments)

@@ -105,7 +105,7 @@ def _override(source: Source, text: str) -> None:
         last = index == len(parts) - 1
         step: str | int = part
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
+            if not (part.isascii() and part.isdecimal()) or int(part) >= len(here):
                 raise UserError(f"--force_yml {text}: {':'.join(parts[:index])} is a list of {len(here)}")
             step = int(part)
         elif not isinstance(here, dict):

@@ -1,6 +1,7 @@
 """What a run is made of at one step: collected for a checkpoint, put back when resuming."""
 
 import hashlib
+import inspect
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from eqmambair.errors import UserError
 from eqmambair.version import __version__
 
 FORMAT = 1
-_GIVEN = ("betas", "eps", "weight_decay", "momentum")  # of the option file, not of the state
 WEIGHTS, STATE, OPTIONS = "net_g.pth", "state.pt", "options.yml"
 
 
@@ -104,13 +104,15 @@ def apply(place: Path, state: dict[str, Any], stepper: Stepper, ranks: Ranks) ->
     """Put a state back into a freshly built run. Generators are put back last, by ``restore_generators``."""
     published = load_tensors(place / WEIGHTS)
     rates = [group["base_lr"] for group in stepper.optimizer.param_groups]
-    given = [{key: group[key] for key in _GIVEN if key in group} for group in stepper.optimizer.param_groups]
+    arguments = inspect.signature(type(stepper.optimizer)).parameters.keys() - {"lr", "params"}  # the option file's, not the state's
+    given = [{key: group[key] for key in arguments if key in group} for group in stepper.optimizer.param_groups]
     try:
         stepper.model.network.load_state_dict(state["training_params"] or published["params"])
         if stepper.average is not None:
             stepper.average.network.load_state_dict(published.get("params_ema", published["params"]))
         stepper.optimizer.load_state_dict(state["optimizer"])
-        stepper.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # the run may have been one without
+            stepper.scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{place}: does not fit the network or optimizer of the options: {' '.join(str(error).split())[:300]}") from error
     for group, rate, values in zip(stepper.optimizer.param_groups, rates, given, strict=True):

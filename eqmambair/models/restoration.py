@@ -13,7 +13,7 @@ from eqmambair.data.io import write_image
 from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
 from eqmambair.models.grids import comparison
-from eqmambair.models.restoration_metrics import measure
+from eqmambair.models.restoration_metrics import measure, metric_problems
 from eqmambair.models.specs import SUFFIX, LossSpec, build, lookup
 from eqmambair.models.weights import start_from
 
@@ -84,6 +84,15 @@ class RestorationModel(Model):
                         found.append(((*path, name), f"{size} is larger than gt_size ({gt_size})"))
             if key == "train" and section.arguments.get("dataroot_gt") is None:
                 found.append((path, "training needs the key 'dataroot_gt'"))
+            if not 0 <= section.arguments.get("noise_sigma", 0) < float("inf"):
+                found.append(((*path, "noise_sigma"), f"must be a finite number from 0 on, found {section.arguments['noise_sigma']}"))
+        if options.val is not None:
+            found += metric_problems(options.val.metrics)
+        for name in ("pixel_opt", "perceptual_opt"):
+            spec = (getattr(options.train, name) if options.train is not None else None) or {}
+            for key, choices in (("reduction", ("mean", "sum")), ("criterion", ("l1", "fro"))):
+                if spec.get(key, choices[0]) not in choices:
+                    found.append((("train", name, key), f"expected {' or '.join(choices)}, found {spec[key]!r}"))
         if options.val is not None and options.val.tile is not None and options.val.tile_overlap >= options.val.tile:
             found.append((("val", "tile_overlap"), f"must be less than the tile ({options.val.tile})"))
         if options.train is not None and options.train.pixel_opt is None and options.train.perceptual_opt is None:

@@ -5,9 +5,23 @@ from typing import Any
 import numpy as np
 
 from eqmambair.errors import UserError
+from eqmambair.models.base import Problem
 from eqmambair.models.specs import lookup
 
-_SMALLEST = {"calculate_ssim": 11}  # side of the window that must fit
+_SMALLEST = {"calculate_ssim": 11, "calculate_niqe": 96}  # side of the window that must fit
+
+
+def metric_problems(metrics: dict[str, dict[str, Any]]) -> list[Problem]:
+    """What is wrong with the arguments of metrics, beyond their names and types."""
+    found: list[Problem] = []
+    for key, spec in metrics.items():
+        crop = spec.get("crop_border", 0)
+        if not isinstance(crop, int) or isinstance(crop, bool) or crop < 0:
+            found.append((("val", "metrics", key, "crop_border"), f"expected a whole number from 0 on, found {crop!r}"))
+        for name, choices in (("better", ("higher", "lower")), ("input_order", ("HWC",))):
+            if spec.get(name, choices[0]) not in choices:
+                found.append((("val", "metrics", key, name), f"expected {' or '.join(choices)}, found {spec[name]!r}"))
+    return found
 
 
 def measure(metrics: dict[str, dict[str, Any]], restored: np.ndarray, truth: np.ndarray, name: str) -> dict[str, float]:
@@ -31,7 +45,7 @@ def measure(metrics: dict[str, dict[str, Any]], restored: np.ndarray, truth: np.
         left = min(restored.shape[:2]) - 2 * crop
         if left < _SMALLEST.get(spec["type"], 1):
             raise UserError(f"{name}: {restored.shape[1]}x{restored.shape[0]} is too small for the metric {key} with crop_border {crop}")
-        value = lookup("metric", spec["type"])(_bgr(restored), _bgr(truth), **arguments)
+        value = lookup("metric", spec["type"])(img=_bgr(restored), img2=_bgr(truth), **arguments)
         values[key] = float(value)
     return values
 

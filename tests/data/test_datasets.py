@@ -229,3 +229,18 @@ def test_two_extensions_for_one_name_are_refused(pairs: Path) -> None:
 def test_pictures_without_truth_have_none(pairs: Path) -> None:
     sample = SingleImageDataset(dataroot_lq="lq", root=pairs, scale=2)[0]
     assert "gt" not in sample
+
+
+def test_sample_that_fails_instead_of_another_is_named_itself(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = build(pairs)
+
+    whole = dataset.draw
+
+    def draw(index: int, size: int | None) -> dict[str, Any]:
+        if index in (1, 2):
+            raise ValueError("broken")
+        return whole(index, size)
+
+    monkeypatch.setattr(dataset, "draw", draw)
+    skipped = SeededDataset(dataset, seed=1, skip=True)[Key(0, 1)].skipped
+    assert skipped == [f"{dataset.describe(index)}: ValueError: broken" for index in (1, 2)]

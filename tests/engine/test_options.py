@@ -28,6 +28,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train__optim_g__lrr": 1e-3}, "train.optim_g.lrr: unknown key for Adam; did you mean 'lr'?"),
     ({"train__optim_g__lr": "high"}, "train.optim_g.lr: expected a number, found 'high'"),
     ({"train__optim_g__lr": -1.0}, "train.optim_g.lr: must be positive"),
+    ({"train__optim_g__betas": [0.9]}, "train.optim_g.betas: expected 2 numbers, found [0.9]"),
     ({"train__optim_g__betas": [0.9, 2.0]}, "train.optim_g: Invalid beta parameter"),
     ({"train__optim_g": {"type": "Adem", "lr": 1.0}}, "train.optim_g.type: unknown optimizer 'Adem'; did you mean 'Adam'?"),
     ({"train__scheduler__milestones": [8, 4]}, "train.scheduler.milestones: milestones must increase, found [8, 4]"),
@@ -41,6 +42,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train__total_iter": "10"}, "train.total_iter: expected a whole number, found '10' (without quotes?)"),
     ({"train__total_iter": 0}, "train.total_iter: input should be greater than or equal to 1, found 0"),
     ({"train__warmup_iter": 99}, "train.warmup_iter: is longer than total_iter (10)"),
+    ({"train__pixel_opt__reduction": "avg"}, "train.pixel_opt.reduction: expected mean or sum, found 'avg'"),
+    ({"train__pixel_opt__reduction": "none"}, "train.pixel_opt.reduction: expected mean or sum, found 'none'"),
+    ({"datasets__train__noise_sigma": -5}, "datasets.train.noise_sigma: must be a finite number from 0 on, found -5"),
+    ({"val__metrics__psnr__crop_border": "two"}, "val.metrics.psnr.crop_border: expected a whole number from 0 on, found 'two'"),
+    ({"val__metrics__psnr__crop_border": -1}, "val.metrics.psnr.crop_border: expected a whole number from 0 on, found -1"),
+    ({"val__metrics__psnr__better": "lowre"}, "val.metrics.psnr.better: expected higher or lower, found 'lowre'"),
     ({"train__pixel_opt": ...}, "train: no loss is given"),
     ({"train": ...}, "the section 'train' is missing"),
     ({"scale": ...}, "network_g.upscale: is 2, but scale is 1"),
@@ -135,7 +142,15 @@ def test_overrides_go_through_the_same_check(tmp_path: Path) -> None:
     assert options.train.optim_g["lr"] == 1e-4
     assert options.train.scheduler["milestones"] == [3, 8]
     assert options.datasets["val"].name == "other"
-    for wrong in ("train:optim_g:lrr=1", "train:total_iter=ten", "nothing", "name:x=1", "train:scheduler:milestones:7=1", "=1"):
+    for wrong in (
+        "train:optim_g:lrr=1",
+        "train:total_iter=ten",
+        "nothing",
+        "name:x=1",
+        "train:scheduler:milestones:7=1",
+        "train:scheduler:milestones:²=1",
+        "=1",
+    ):
         with pytest.raises(UserError, match="--force_yml"):
             load_options(file, overrides=[wrong])
 
@@ -152,9 +167,13 @@ def test_keys_without_effect_give_one_warning_each(tmp_path: Path) -> None:
         "datasets__train__prefetch_mode": "cuda",
         "datasets__train__dataset_enlarge_ratio": 100,
         "path__ignore_resume_networks": None,
+        "dist_params": {"rank": 0},
+        "rank": 0,
+        "print_network": False,
+        "use_static_graph": True,
     }
     _, warnings = load_options(write_options(tmp_path, **changes))
-    assert len(warnings) == 3
+    assert len(warnings) == 7
     assert any("tiny.yml:" in each and "prefetch_mode has no effect" in each for each in warnings)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eqmambair.engine.interrupts import INTERRUPTED
 from eqmambair.errors import UserError
 from tests.engine.running import differences, figures, run_here, state
 from tests.engine.tiny import make_pictures, write_options
@@ -138,6 +139,41 @@ def test_new_pictures_are_refused(pictures: Path) -> None:
     with pytest.raises(UserError, match="training samples"):
         run_here(write_options(pictures), auto_resume=True)
     assert file.exists()
+
+
+def test_changed_optimizer_arguments_and_precision_are_applied_on_request(pictures: Path) -> None:
+    decayed = {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99], "weight_decay": 0.1}
+    run_here(write_options(pictures, train__optim_g=decayed, train__total_iter=5))
+    file = write_options(pictures, train__optim_g={"type": "Adam", "lr": 1e-3, "foreach": False}, train__precision="fp16")
+    assert run_here(file, auto_resume=True, accept_changes=True) == 0
+    saved = state(pictures / "experiments" / "tiny", 10)["state.pt"]
+    group = saved["optimizer"]["param_groups"][0]
+    assert (tuple(group["betas"]), group["weight_decay"], group["foreach"]) == ((0.9, 0.999), 0, False)
+    assert saved["scaler"]
+
+
+def test_validation_still_due_is_forgotten_where_none_is_wanted(pictures: Path) -> None:
+    _stop_while_validating(pictures)
+    unwanted = write_options(pictures, val=..., datasets__val=..., train__total_iter=10)
+    assert run_here(unwanted, auto_resume=True) == 0
+    assert not state(pictures / "experiments" / "tiny", 10)["state.pt"]["progress"]["unvalidated"]
+
+
+def test_validation_made_after_a_stop_at_the_last_step_is_saved(pictures: Path) -> None:
+    file = _stop_while_validating(pictures)
+    assert state(pictures / "experiments" / "tiny", 5)["state.pt"]["progress"]["unvalidated"]
+    assert run_here(file, auto_resume=True) == 0
+    progress = state(pictures / "experiments" / "tiny", 5)["state.pt"]["progress"]
+    assert not progress["unvalidated"]
+    assert progress["best"]["psnr"][1] == 5
+
+
+def _stop_while_validating(pictures: Path) -> Path:
+    """A run of five steps that a signal stops in the validation of the last."""
+    metric = {"psnr": {"type": "calculate_psnr", "crop_border": 2}, "killer": {"type": "signals_once", "mark": str(pictures / "mark")}}
+    file = write_options(pictures, train__total_iter=5, val__metrics=metric)
+    assert run_here(file) == INTERRUPTED
+    return file
 
 
 def test_replaced_pictures_are_refused(pictures: Path) -> None:

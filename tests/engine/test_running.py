@@ -149,3 +149,13 @@ def test_log_file_without_room_is_said_once_and_without_traceback(tmp_path: Path
     assert printed.out.count("cannot be written") == 1
     assert "second" in printed.out
     assert "Traceback" not in printed.err
+
+
+def test_testing_without_truth_or_metrics_says_that_nothing_is_measured(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(write_options(pictures, train__total_iter=1))
+    weights = str(pictures / "experiments" / "tiny" / "models" / "net_g_latest.pth")
+    blind = {"name": "blind", "type": "SingleImageDataset", "dataroot_lq": str(pictures / "gt")}
+    assert test_command.main(["-opt", str(write_options(pictures, datasets__val=blind, path__pretrain_network_g=weights))]) == 0
+    assert "blind: no truth, nothing is measured" in capsys.readouterr().out
+    assert test_command.main(["-opt", str(write_options(pictures, val=..., path__pretrain_network_g=weights))]) == 0
+    assert "mini: no metrics in val, nothing is measured" in capsys.readouterr().out

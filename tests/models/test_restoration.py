@@ -97,3 +97,8 @@ def test_pictures_whose_names_hold_dots_are_written_apart(tmp_path: Path) -> Non
         model.validation_step(model.network.eval(), batch, ValidationRequest("mini", tmp_path / "plain"))
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["p.1_x.png", "p.2_x.png", "p_x.png"]
     assert sorted(each.name for each in (tmp_path / "plain").iterdir()) == ["p.1.png", "p.2.png", "p.png"]
+
+
+def test_metrics_without_reference_are_measured() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    assert math.isfinite(measure({"niqe": {"type": "calculate_niqe", "crop_border": 0}}, picture, picture, "noise")["niqe"])
