@@ -5,8 +5,6 @@ from pathlib import Path
 
 from eqmambair.cli._run import run
 
-_DEBUG = ("train:total_iter=16", "logger:print_freq=1", "logger:save_checkpoint_freq=8")
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -14,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
     common(parser)
     parser.add_argument("--auto_resume", action="store_true", help="go on from the newest whole state of this run, if there is one")
     parser.add_argument("--accept_changes", action="store_true", help="resume though options changed that change the outcome")
-    parser.add_argument("--debug", action="store_true", help="16 steps, every one logged, under the name debug_NAME")
+    parser.add_argument("--debug", action="store_true", help="16 steps at most, every one logged, under the name debug_NAME")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="build everything, two steps, one validation sample; write nothing"
     )
@@ -49,12 +47,7 @@ def main(argv: list[str]) -> int:
 
     if arguments.opt is None:
         raise UserError("give an option file: -opt FILE")
-    overrides = [*arguments.force_yml, *(_DEBUG if arguments.debug else ())]
-    options, warnings = load_options(arguments.opt, "train", overrides, arguments.root)
-    if arguments.debug:
-        options.name = f"debug_{options.name}"
-        if options.val is not None:
-            options.val.val_freq = 8
+    options, warnings = load_options(arguments.opt, "train", arguments.force_yml, arguments.root, debug=arguments.debug)
     return train(options, RunMode(arguments.auto_resume, arguments.dry_run, arguments.accept_changes), arguments.launcher, warnings)
 
 

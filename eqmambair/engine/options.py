@@ -17,10 +17,21 @@ from eqmambair.models import Model, find_model
 from eqmambair.models.specs import nearest
 
 _SHOWN = 5
+_DEBUG = {  # the most that a debug run has, and whether the key is set where a file leaves it out
+    ("train", "total_iter"): (16, False),
+    ("train", "warmup_iter"): (8, False),
+    ("val", "val_freq"): (8, True),
+    ("logger", "print_freq"): (1, True),
+    ("logger", "save_checkpoint_freq"): (8, True),
+}
 
 
 def load_options(
-    file: str | Path, command: Literal["train", "test"] = "train", overrides: Sequence[str] = (), root: str | Path | None = None
+    file: str | Path,
+    command: Literal["train", "test"] = "train",
+    overrides: Sequence[str] = (),
+    root: str | Path | None = None,
+    debug: bool = False,
 ) -> tuple[Options, list[str]]:
     """Read, complete and check an option file.
 
@@ -29,6 +40,7 @@ def load_options(
         command: what the file is wanted for; ``train`` needs the section ``train`` and the data set ``train``.
         overrides: ``a:b=value`` changes, checked like the file.
         root: folder that relative paths start from; the project's own if absent.
+        debug: make it a short run under a name of its own.
 
     Returns:
         The options, and one warning for each key that means nothing here.
@@ -40,6 +52,8 @@ def load_options(
     for override in overrides:
         _override(source, override)
     warnings = list(_drop_ignored(source))
+    if debug:
+        _shorten(source.data)
     options = parse_options(source, command)
     options.set_root(Path(root) if root is not None else project_root())
     return options, warnings
@@ -118,6 +132,21 @@ def _override(source: Source, text: str) -> None:
             here = here[step] if isinstance(here.get(part), (dict, list)) else here.setdefault(part, {})
         else:
             here = here[int(part)]
+
+
+def _shorten(data: dict[str, Any]) -> None:
+    """Clip what counts steps, and change the name; what is of a wrong type is left for the check to refuse."""
+    if isinstance(data.get("name"), str):
+        data["name"] = f"debug_{data['name']}"
+    if data.get("logger") is None:
+        data["logger"] = {}
+    for (section, key), (most, always) in _DEBUG.items():
+        mapping = data.get(section)
+        if not isinstance(mapping, dict) or (key not in mapping and not always):
+            continue
+        value = mapping.get(key, most)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            mapping[key] = min(value, most)
 
 
 def _drop_ignored(source: Source) -> Iterator[str]:

@@ -238,3 +238,12 @@ def read(folder: Path, text: str) -> tuple[Options, list[str]]:
     file = folder / "official.yml"
     file.write_text(text)
     return load_options(file)
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_NTASKS"])
+def test_slurm_without_its_variables_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for each in ("SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.setenv(each, "0")
+    monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        distributed._environment_from_slurm(None)

@@ -68,6 +68,14 @@ def test_test_file_names_the_five_benchmarks(file: Path) -> None:
     assert names == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
 
 
+@pytest.mark.parametrize("file", TRAIN, ids=lambda file: file.stem)
+def test_option_file_can_be_debugged(file: Path) -> None:
+    options, _ = load_options(file, debug=True)
+    assert options.name == f"debug_{file.stem}"
+    assert options.train is not None
+    assert (options.train.total_iter, options.logger.print_freq) == (16, 1)
+
+
 def test_all_published_recipes_are_there() -> None:
     assert set(PARAMETERS) <= {file.stem for file in TRAIN}
     assert {name for name in PARAMETERS if "denoising" not in name} <= {file.stem for file in TEST}

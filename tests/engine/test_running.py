@@ -119,7 +119,16 @@ def test_results_do_not_depend_on_the_current_folder(pictures: Path, monkeypatch
 
 
 def test_debug_run_is_short_and_has_a_name_of_its_own(pictures: Path) -> None:
-    assert train_command.main(["-opt", str(write_options(pictures, train__scheduler={"type": "Constant"})), "--debug"]) == 0
+    assert (
+        train_command.main(
+            [
+                "-opt",
+                str(write_options(pictures, train__total_iter=99, train__warmup_iter=50, train__scheduler={"type": "Constant"})),
+                "--debug",
+            ]
+        )
+        == 0
+    )
     assert len([line for line in figures(pictures / "experiments" / "debug_tiny") if line["kind"] == "train"]) == 16
 
 
