@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Some tests fork a process that trains; threads of OpenMP do not survive a fork, and what waits for them would hang. One thread has none.
+# Set before torch is imported, and for the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
