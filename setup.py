@@ -110,7 +110,7 @@ setup(
     install_requires=DEPENDENCIES,
     extras_require={
         "test": ["pytest>=8", "pytest-xdist", "hypothesis"],
-        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", "mypy"],
+        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
     },
     entry_points={"console_scripts": [f"eqmambair-{name} = eqmambair.cli.{module}:cli" for name, module in COMMANDS.items()]},
     zip_safe=False,
