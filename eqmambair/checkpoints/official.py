@@ -82,16 +82,23 @@ def _join_paths(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
+def _norms_and_scales(official: str, ours: str) -> list[Rule]:
+    """Rules of what a block of either system calls the same."""
+    return [
+        _pair(f"{official}.ln_1.{{p}}", f"{ours}.norm1.{{p}}"),
+        _pair(f"{official}.ln_2.{{p}}", f"{ours}.norm2.{{p}}"),
+        _pair(f"{official}.skip_scale", f"{ours}.scale1.weight"),
+        _pair(f"{official}.skip_scale2", f"{ours}.scale2.weight"),
+    ]
+
+
 # --- MambaIR -------------------------------------------------------------------------------------------------------------------------
 
 
 def _plain_block(official: str, ours: str, light: bool) -> list[Rule]:
     scan, published = f"{ours}.scan", f"{official}.self_attention"
     rules = [
-        _pair(f"{official}.ln_1.{{p}}", f"{ours}.norm1.{{p}}"),
-        _pair(f"{official}.ln_2.{{p}}", f"{ours}.norm2.{{p}}"),
-        _pair(f"{official}.skip_scale", f"{ours}.scale1.weight"),
-        _pair(f"{official}.skip_scale2", f"{ours}.scale2.weight"),
+        *_norms_and_scales(official, ours),
         Rule(f"{published}.in_proj.weight", (f"{scan}.in_proj.weight", f"{scan}.gate_proj.weight")),
         _pair(f"{published}.conv2d.{{p}}", f"{scan}.conv.{{p}}"),
         _pair(f"{published}.x_proj_weight", f"{scan}.x_proj.weight", _join_paths, _split_paths),
@@ -217,10 +224,7 @@ def _eq_linear(official: str, *ours: str) -> list[Rule]:
 def _eq_block(official: str, ours: str, light: bool) -> list[Rule]:
     scan, published = f"{ours}.scan", f"{official}.self_attention"
     rules = [
-        _pair(f"{official}.ln_1.{{p}}", f"{ours}.norm1.{{p}}"),
-        _pair(f"{official}.ln_2.{{p}}", f"{ours}.norm2.{{p}}"),
-        _pair(f"{official}.skip_scale", f"{ours}.scale1.weight"),
-        _pair(f"{official}.skip_scale2", f"{ours}.scale2.weight"),
+        *_norms_and_scales(official, ours),
         *_eq_linear(f"{published}.eq_in_proj", f"{scan}.in_proj", f"{scan}.gate_proj"),
         *_eq_conv(f"{published}.eq_conv2d", f"{scan}.conv", "depthwise"),
         *_eq_linear(f"{published}.eq_linear_BCdt", f"{scan}.x_proj"),
