@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmambair.checkpoints.files import read_state, unwrap
-from eqmambair.checkpoints.infer import infer_options
-from eqmambair.checkpoints.official import find_layout, from_official
+from eqmambair.checkpoints.systems import find_layout, infer_options
 from eqmambair.errors import UserError
 
 
@@ -76,7 +75,7 @@ def load_weights(
         source, state = str(weights), read_state(weights, param_key)[0]
     layout = find_layout(state)
     if layout is not None:
-        state = from_official(state, layout)
+        state = layout.to_ours(state)
 
     own = model.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
@@ -116,7 +115,7 @@ def infer_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     try:
         layout = find_layout(state)
-        return infer_options(from_official(state, layout) if layout else state)
+        return infer_options(layout.to_ours(state) if layout else state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise

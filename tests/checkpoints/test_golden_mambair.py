@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from eqmambair import build_network, load_weights
-from eqmambair.checkpoints.official import find_layout, from_official
+from eqmambair.checkpoints.systems import find_layout
 from tests.golden import GoldenCase, relative_error
 
 FORMS = ["light_x2", "light_x3", "classic_x2", "classic_x4", "denoise_gray", "denoise_color_3conv_range255"]
@@ -44,7 +44,7 @@ def test_gradients_for_every_published_parameter(shared_dir, name):
     published = {key: value.clone().requires_grad_(key in expected) for key, value in case.state.items()}
     layout = find_layout(published)
     image = case.tensors["input/x"].clone().requires_grad_()
-    functional_call(network, from_official(published, layout), (image,)).square().mean().backward()
+    functional_call(network, layout.to_ours(published), (image,)).square().mean().backward()
     assert relative_error(image.grad, case.tensors["grad/input/x"]) < TOLERANCE
     assert expected
     for key, gradient in expected.items():

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from eqmambair.archs.mambair_arch import StateSpaceBlock, attention_branch
-from eqmambair.checkpoints.official import _eq_conv, _eq_linear, _filters_from_basis, find_layout, from_official
+from eqmambair.checkpoints.systems import find_layout
+from eqmambair.checkpoints.systems.equivariant import eq_conv, eq_linear, filters_from_basis
+from eqmambair.checkpoints.systems.layout import Layout
 from eqmambair.groups import cross_scan_order, group
 from eqmambair.layers.attention import ChannelAttention
 from eqmambair.layers.convolution import DepthwiseGroupConv2d, GroupConv2d, LiftingConv2d, ProjectionConv2d
@@ -31,9 +33,7 @@ def case(shared_dir, system, name) -> GoldenCase:
 
 def load(module, state, rules):
     """Fill a module whose keys stand under `m.` on both sides of the rules."""
-    from eqmambair.checkpoints.official import Layout
-
-    ours = from_official({f"m.{key}": value for key, value in state.items()}, Layout("test", tuple(rules), _filters_from_basis))
+    ours = Layout("test", tuple(rules), filters_from_basis).to_ours({f"m.{key}": value for key, value in state.items()})
     module.load_state_dict({key.removeprefix("m."): value for key, value in ours.items()})
     return module.eval()
 
@@ -53,7 +53,7 @@ CONVOLUTIONS = {
 def test_equivariant_convolution(shared_dir, name):
     golden = case(shared_dir, "eq_mambair", name)
     build, kind = CONVOLUTIONS[name]
-    layer = load(build(golden.kwargs), golden.state, _eq_conv("m", "m", kind))
+    layer = load(build(golden.kwargs), golden.state, eq_conv("m", "m", kind))
     x = golden.tensors["input/x"]
     y = layer(x if name == "lifting_conv" else slowest(x))
     expected = golden.tensors["output/y"]
@@ -65,7 +65,7 @@ def test_equivariant_convolution(shared_dir, name):
 def test_group_linear(shared_dir, name):
     golden = case(shared_dir, "eq_mambair", name)
     layer = GroupLinear(C4, golden.kwargs["inNum"], golden.kwargs["outNum"], bias=golden.kwargs["bias"])
-    load(layer, golden.state, _eq_linear("m", "m"))
+    load(layer, golden.state, eq_linear("m", "m"))
     assert relative_error(layer(slowest(golden.tensors["input/x"], 2)), slowest(golden.tensors["output/y"], 2)) < TOLERANCE
 
 
@@ -80,7 +80,7 @@ def test_field_layer_norm(shared_dir):
 def test_channel_attention(shared_dir):
     golden = case(shared_dir, "eq_mambair", "channel_attention")
     attention = ChannelAttention(GroupLinear(C4, 15, 2), GroupLinear(C4, 2, 15))
-    rules = _eq_linear("m.attention.2", "m.squeeze") + _eq_linear("m.attention.4", "m.expand")
+    rules = eq_linear("m.attention.2", "m.squeeze") + eq_linear("m.attention.4", "m.expand")
     load(attention, golden.state, rules)
     assert relative_error(attention(slowest(golden.tensors["input/x"])), slowest(golden.tensors["output/y"])) < TOLERANCE
 
@@ -105,7 +105,7 @@ def block_state(golden: GoldenCase, prefix: str) -> dict[str, Tensor]:
     published = {f"layers.0.residual_group.blocks.0.{prefix}{key}": value for key, value in golden.state.items()}
     marker = "eqconv_first.weights" if equivariant else "conv_first.weight"
     layout = find_layout([*published, marker, "layers.0.residual_group.blocks.0.self_attention.A_logs"])
-    ours = from_official(published, layout)
+    ours = layout.to_ours(published)
     return {key.removeprefix("groups.0.blocks.0."): value for key, value in ours.items()}
 
 
