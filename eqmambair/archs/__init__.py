@@ -1,62 +1,9 @@
 """Whole networks, one system a file, registered in basicsr's ARCH_REGISTRY."""
 
-import difflib
-import inspect
-from collections.abc import Mapping
-from typing import Any
-
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
-
+from eqmambair.archs.building import build_backbone, build_network, input_channels, nearest
+from eqmambair.archs.classifier import Classifier
 from eqmambair.archs.eq_mambair_arch import EQMambaIR
 from eqmambair.archs.mambair_arch import MambaIR
 from eqmambair.archs.mambair_unet_arch import MambaIRUNet
-from eqmambair.errors import UserError
 
-__all__ = ["EQMambaIR", "MambaIR", "MambaIRUNet", "build_network", "input_channels"]
-
-
-def build_network(opt: Mapping[str, Any]) -> nn.Module:
-    """Build a registered network from the `network_g` part of an option file.
-
-    Args:
-        opt: ``type`` is the class name; the rest are its keyword arguments, under the names of the official option files.
-
-    Returns:
-        The network, freshly initialised, in training mode.
-
-    Raises:
-        UserError: if the type or a keyword is unknown, or the values do not make a network; the message names the nearest right word.
-    """
-    options = dict(opt)
-    name = options.pop("type", None)
-    registered = name if name in ARCH_REGISTRY else f"{name}_basicsr"  # how basicsr registers its own
-    if registered not in ARCH_REGISTRY:
-        known = [key.removesuffix("_basicsr") for key in ARCH_REGISTRY.keys()]  # noqa: SIM118 (not a dict)
-        raise UserError(f"network type {name!r} is not registered{nearest(str(name), known)}")
-    architecture = ARCH_REGISTRY.get(registered)
-    parameters = inspect.signature(architecture).parameters
-    if all(parameter.kind != inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        for key in options:
-            if key not in parameters:
-                raise UserError(f"{name} takes no argument {key!r}{nearest(key, parameters)}")
-    try:
-        return architecture(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from error
-
-
-def input_channels(network: nn.Module, options: Mapping[str, Any]) -> int:
-    """Channels of the images that a network takes: its attribute ``in_chans``, else what its options say, else 3.
-
-    Args:
-        network: any registered network, basicsr's own included.
-        options: what it was built from.
-    """
-    return int(getattr(network, "in_chans", options.get("in_chans", options.get("num_in_ch", 3))))
-
-
-def nearest(word: str, words: Any) -> str:
-    """``; did you mean 'x'?`` for the closest of `words`, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+__all__ = ["Classifier", "EQMambaIR", "MambaIR", "MambaIRUNet", "build_backbone", "build_network", "input_channels", "nearest"]
