@@ -53,6 +53,27 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
     return unwrap(content, str(path), param_key), dict(network) if isinstance(network, Mapping) else None
 
 
+def read_card(path: str | Path) -> dict[str, Any]:
+    """What a weight file of ours says beside its tensors and network options, such as names of classes; empty where it says nothing.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                card = json.loads((file.metadata() or {}).get("card", "{}"))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            card = content.get("card", {}) if isinstance(content, Mapping) else {}
+    except Exception as error:  # as in read_state
+        raise UserError(f"{path}: cannot be read as a weight file ({str(error).splitlines()[0]})") from error
+    return dict(card) if isinstance(card, Mapping) else {}
+
+
 def _read_safetensors(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     from safetensors import SafetensorError, safe_open
 

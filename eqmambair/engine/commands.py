@@ -24,6 +24,7 @@ from eqmambair.errors import UserError
 from eqmambair.models import find_model
 
 _log = logging.getLogger("eqmambair")
+_MOST_LINES = 200  # of a set whose images have a line each in the table of results
 _OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the first is younger than torch 2.4
 
 
@@ -120,19 +121,24 @@ def _measure(options: Options, ranks: Ranks, folder: Path) -> Results:
 
 
 def table(results: Results) -> list[str]:
-    """A table of each set: one line an image, and the means."""
+    """A table of each set: one line an image (if they are not too many), one a class, and the figures of the whole set."""
     lines: list[str] = []
     for each in results.sets:
-        keys = list(dict.fromkeys(key for record in each.records for key in record.values))
+        own = dict.fromkeys(key for record in each.records for key in record.values)
+        keys = list(own | dict.fromkeys(key for key in each.summary if key not in own and not key.endswith("_not_finite")))
         width = max([len(record.name) for record in each.records] + [len(each.name) + 8])
         lines += ["", f"{each.name:<{width}}  " + "  ".join(f"{key:>10}" for key in keys)]
-        lines += [
-            f"{record.name:<{width}}  " + "  ".join(f"{record.values.get(key, math.nan):>10.4f}" for key in keys) for record in each.records
-        ]
+        shown = each.records if len(each.records) <= _MOST_LINES else []
+        rows = [(record.name, record.values) for record in shown] + list(each.classes.items())
+        lines += [f"{name:<{width}}  " + "  ".join(_cell(values, key) for key in keys) for name, values in rows]
         lines.append(
             f"{'mean of ' + str(len(each.records)):<{width}}  " + "  ".join(f"{each.summary.get(key, math.nan):>10.4f}" for key in keys)
         )
     return lines
+
+
+def _cell(values: dict[str, Any], key: str) -> str:
+    return f"{values[key]:>10.4f}" if key in values else " " * 10
 
 
 def _as_json(options: Options, results: Results) -> dict[str, Any]:
@@ -141,6 +147,9 @@ def _as_json(options: Options, results: Results) -> dict[str, Any]:
 
     protocol = {key: dict(spec) for key, spec in options.val.metrics.items()} if options.val is not None else {}
     sets = {each.name: {"mean": plain(each.summary), "images": {r.name: plain(r.values) for r in each.records}} for each in results.sets}
+    for each in results.sets:
+        if each.classes:
+            sets[each.name]["classes"] = {name: plain(values) for name, values in each.classes.items()}
     return {"name": options.name, "weights": options.path.pretrain_network_g, "metrics": protocol, "sets": sets}
 
 

@@ -132,9 +132,10 @@ def stages(section: DatasetOptions, accumulate: int) -> list[Stage]:
 
 
 def validation_batches(
-    dataset: Any, indices: Sequence[int], section: DatasetOptions, collate: Collate, ranks: Ranks, *, seed: int
+    dataset: Any, indices: Sequence[int], section: DatasetOptions, collate: Collate, ranks: Ranks, *, seed: int, size: int = 1
 ) -> Batches:
-    """Samples one by one: those of this rank, in order, with the random numbers of epoch 0."""
-    keys: list[list[Key]] = [[Key(0, index)] for index in indices[ranks.rank :: ranks.world]]
+    """Batches of ``size`` samples: those of this rank, in order, with the random numbers of epoch 0."""
+    mine = [Key(0, index) for index in indices[ranks.rank :: ranks.world]]
+    keys = [mine[start : start + size] for start in range(0, len(mine), size)]
     workers = min(section.num_worker_per_gpu, len(keys))
     return Batches(dataset, keys, collate, seed=seed, workers=workers, pin=False)

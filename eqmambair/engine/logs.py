@@ -153,6 +153,13 @@ class Records:
         if self._wandb is not None:
             self._wandb.log({f"{kind}/{key}": value for key, value in figures.items()}, step=step)
 
+    def classes(self, step: int, kind: str, figures: dict[str, dict[str, float]]) -> None:
+        """Figures of each class, class -> figure -> value; in TensorBoard alone."""
+        if self._tensorboard is not None:
+            for name, values in figures.items():
+                for key, value in values.items():
+                    self._tensorboard.add_scalar(f"{kind}_{key}/{name}", value, step)
+
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture, uint8 (h, w, 3)."""
         if self._tensorboard is not None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from eqmambair.engine import schema, signatures
 from eqmambair.engine.option_checks import Problem, command_problems, cross_problems, flatten, spec_problems
-from eqmambair.engine.schema import Options, TrainOptions
+from eqmambair.engine.schema import Options, TrainOptions, ValOptions
 from eqmambair.engine.yaml_source import KeyPath, Source, parse_scalar, read_yaml
 from eqmambair.errors import UserError
 from eqmambair.models import Model, find_model
@@ -89,9 +89,11 @@ def parse_options(source: Source, command: str = "train") -> Options:
 
 
 def joined_schema(model: type[Model]) -> type[Options]:
-    """``Options`` whose section ``train`` also has the keys of this model."""
+    """``Options`` whose sections ``train`` and ``val`` also have the keys of this model."""
     train = create_model("TrainOptions", __base__=(model.train_schema, TrainOptions), __doc__=TrainOptions.__doc__)
-    return create_model("Options", __base__=Options, __doc__=Options.__doc__, train=(train | None, None))  # type: ignore[arg-type]
+    val = create_model("ValOptions", __base__=(model.val_schema, ValOptions), __doc__=ValOptions.__doc__)
+    sections: dict[str, Any] = {"train": (train | None, None), "val": (val | None, None)}
+    return create_model("Options", __base__=Options, __doc__=Options.__doc__, **sections)
 
 
 def dump_options(options: Options) -> str:

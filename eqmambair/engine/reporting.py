@@ -86,6 +86,7 @@ class Reporter:
             _log.info("step %d: %s (%d samples, %.1f s): %s", step, each.name, len(each.records), each.seconds, figures)
             if self._records is not None:
                 self._records.write(step, each.name, each.summary)
+                self._records.classes(step, each.name, each.classes)
                 for record in each.records:
                     for title, picture in record.pictures.items():
                         self._records.picture(step, f"{each.name}/{record.name}/{title}", picture)

@@ -91,6 +91,7 @@ def write_safetensors(content: dict[str, Any], path: Path) -> None:
     tensors = content.get("params_ema", content["params"])
     data = save(
         {key: value.contiguous() for key, value in tensors.items() if isinstance(value, torch.Tensor)},
-        metadata={"network_g": json.dumps(content["network_g"]), "scale": str(content["scale"])},
+        metadata={"network_g": json.dumps(content["network_g"]), "scale": str(content["scale"])}
+        | ({"card": json.dumps(content["card"])} if "card" in content else {}),
     )
     replace_file(path, lambda file: file.write(data))

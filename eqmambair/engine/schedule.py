@@ -144,6 +144,52 @@ class Poly:
         return (base - self.eta_min) * left**self.power + self.eta_min
 
 
+@dataclass(frozen=True)
+class WarmupCosine:
+    """A line from ``warmup_lr`` over ``warmup_iter`` steps to the base rate, then half a cosine to ``eta_min`` over the rest (timm's)."""
+
+    total_iter: int
+    warmup_iter: int = 0
+    warmup_lr: float = 0.0
+    eta_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        _warm(self.total_iter, self.warmup_iter, self.warmup_lr)
+
+    def __call__(self, step: int, base: float) -> float:
+        if step < self.warmup_iter:
+            return self.warmup_lr + (base - self.warmup_lr) * step / self.warmup_iter
+        return _cosine(step - self.warmup_iter, base, [self.total_iter - self.warmup_iter], [1.0], [self.eta_min])
+
+
+@dataclass(frozen=True)
+class WarmupPoly:
+    """A line from ``warmup_factor`` times the base rate to it over ``warmup_iter`` steps, then ``PolyLR``: UPerNet's schedule."""
+
+    total_iter: int
+    warmup_iter: int = 0
+    warmup_factor: float = 0.0
+    power: float = 1.0
+    eta_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        _warm(self.total_iter, self.warmup_iter, self.warmup_factor)
+
+    def __call__(self, step: int, base: float) -> float:
+        if step < self.warmup_iter:
+            return base * (self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iter)
+        left = self.total_iter - self.warmup_iter
+        return Poly(left, self.power, self.eta_min)(step - self.warmup_iter, base)
+
+
+def _warm(total: int, warmup: int, start: float) -> None:
+    _positive(total, "total_iter")
+    if not 0 <= warmup < total:
+        raise ValueError(f"warmup_iter must lie in [0, total_iter), found {warmup}")
+    if not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"warm-up must start from a finite rate of at least 0, found {start}")
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "Constant": Constant,
     "MultiStepLR": MultiStep,
@@ -152,6 +198,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "CosineAnnealingRestartCyclicLR": CosineRestartCyclic,
     "LinearLR": Linear,
     "PolyLR": Poly,
+    "WarmupCosineLR": WarmupCosine,
+    "WarmupPolyLR": WarmupPoly,
 }
 
 

@@ -70,7 +70,7 @@ def wrong_type(annotation: Any, default: Any, value: Any) -> str | None:
             try:
                 adapter.validate_json(json.dumps(value), strict=True)
             except ValidationError as error:
-                return say(error.errors()[0], value)
+                return _where(error.errors()[0], value)
             except (TypeError, ValueError):
                 return f"{value!r} cannot stand here"
             return None
@@ -116,6 +116,17 @@ def expected(word: str, value: Any) -> str:
     return f"expected {word}, found {shown if len(shown) < 80 else shown[:77] + '...'}{hint}"
 
 
+def _where(error: Any, value: Any) -> str:
+    """The error in words, after the key inside the value where it lies there (a mapping of options)."""
+    path: list[str] = []
+    here = value
+    for part in error["loc"]:
+        if isinstance(here, dict) and (part in here or error["type"] == "missing"):
+            path.append(str(part))
+            here = here.get(part)
+    return f"{'.'.join(path)}: {say(error, value)}" if path else say(error, value)
+
+
 _WORDS = {
     "bool_type": "true or false",
     "int_type": "a whole number",
@@ -140,6 +151,8 @@ def say(error: Any, value: Any = None) -> str:
         wanted = error["ctx"]["expected"]
         words = [each.strip(" '") for each in wanted.replace(" or ", ",").split(",")]
         return f"expected {wanted}, found {found!r}{nearest(str(found), words)}"
+    if kind == "extra_forbidden":
+        return "unknown key"
     if kind == "missing":
         return "this key is missing"
     if kind == "value_error":

@@ -48,7 +48,8 @@ def weights(stepper: Stepper, options: Options) -> dict[str, Any]:
         content["params_ema"] = _copy(stepper.average.network)
     content["network_g"] = dict(options.network_g)
     content["scale"] = options.scale
-    return content
+    card = stepper.model.card()
+    return content | ({"card": card} if card else {})
 
 
 def _published(stepper: Stepper) -> dict[str, torch.Tensor]:

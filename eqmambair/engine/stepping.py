@@ -65,7 +65,8 @@ class Stepper:
     def rates(self, step: int) -> list[float]:
         """The learning rate of each group for the step after ``step`` others."""
         factor = warmup(step, self.train.warmup_iter)
-        return [factor * self._schedule(step, group["base_lr"]) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        return [factor * group.get("lr_scale", 1.0) * self._schedule(step, group["base_lr"]) for group in groups]  # timm's layer decay
 
     def step(self, step: int, batches: Iterator[Any], stop: bool = False) -> StepResult:
         """One step from the next ``accumulate`` batches.

@@ -37,6 +37,7 @@ class SetResult:
     summary: dict[str, float]
     records: list[Record]
     seconds: float = 0.0
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -107,18 +108,19 @@ def _one_set(
     most: int | None,
 ) -> tuple[SetResult, bool]:
     indices = list(each.indices)[:most]
-    batches = validation_batches(each.dataset, indices, each.section, model.collate, ranks, seed=seed)
+    size = each.section.batch_size_per_gpu if model.batched_validation else 1
+    batches = validation_batches(each.dataset, indices, each.section, model.collate, ranks, seed=seed, size=size)
     mine: list[tuple[int, Record]] = []
     stopped = False
     start = time.monotonic()
     total = len(indices[ranks.rank :: ranks.world])
     with progress_bar(total, f"{each.name}", show=bar and ranks.is_main, leave=False) as progress:
-        for number, batch in enumerate(batches):
-            position = number * ranks.world + ranks.rank
-            request = ValidationRequest(each.name, save_to / each.name if save_to else None, suffix, position < pictures)
+        for batch in batches:
+            wanted = sum(ranks.rank + (len(mine) + ahead) * ranks.world < pictures for ahead in range(size))
+            request = ValidationRequest(each.name, save_to / each.name if save_to else None, suffix, wanted)
             records = model.validation_step(network, model.move(batch), request)
-            mine += [(position, record) for record in records]
-            progress.update(1)
+            mine += [(ranks.rank + number * ranks.world, record) for number, record in enumerate(records, len(mine))]
+            progress.update(len(records))
             if should_stop():
                 stopped = True
                 break
@@ -126,4 +128,5 @@ def _one_set(
     gathered = [pair for part in ranks.gather(mine) for pair in part]
     stopped = bool(ranks.largest(float(stopped))[0])
     records = [record for _, record in sorted(gathered, key=lambda pair: pair[0])]
-    return SetResult(each.name, model.summarise(records), records, time.monotonic() - start), stopped
+    seconds = time.monotonic() - start
+    return SetResult(each.name, model.summarise(records), records, seconds, model.per_class(records)), stopped

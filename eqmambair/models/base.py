@@ -25,13 +25,23 @@ class TrainKeys(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+class ValKeys(BaseModel):
+    """Keys of the section ``val`` that only one model knows; subclass it and name it as ``Model.val_schema``."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
 @dataclass
 class Record:
-    """What validation measured on one sample, and pictures of it (uint8, (h, w, 3), RGB) where they were asked for."""
+    """What validation measured on one sample, and pictures of it (uint8, (h, w, 3), RGB) where they were asked for.
+
+    ``facts`` are what ``Model.summarise`` needs beyond the figures, such as labels or counts of pixels; nobody else reads them.
+    """
 
     name: str
     values: dict[str, Any]
     pictures: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,13 +52,13 @@ class ValidationRequest:
         set_name: name of the data set.
         save_to: folder for restored pictures, or None.
         suffix: ending of their file names.
-        pictures: whether records shall carry pictures for the log.
+        pictures: how many of the batch's first records shall carry pictures for the log.
     """
 
     set_name: str
     save_to: Path | None = None
     suffix: str = ""
-    pictures: bool = False
+    pictures: int = 0
 
 
 class Model(ABC):
@@ -60,6 +70,8 @@ class Model(ABC):
     """
 
     train_schema: ClassVar[type[TrainKeys]] = TrainKeys
+    val_schema: ClassVar[type[ValKeys]] = ValKeys
+    batched_validation: ClassVar[bool] = False  # samples of a set are of one size: validate batch_size_per_gpu of them at once
 
     def __init__(self, options: Any, device: torch.device) -> None:
         self.options = options
@@ -97,6 +109,14 @@ class Model(ABC):
             if len(finite) < len(values):
                 summary[f"{key}_not_finite"] = len(values) - len(finite)
         return summary
+
+    def per_class(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+        """Figures of each class of a whole set, class name -> figure -> value; nothing where there are no classes."""
+        return {}
+
+    def card(self) -> dict[str, Any]:
+        """What one must know to use the weights beside the network's options, such as names of classes; plain values, kept with them."""
+        return {}
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether larger values of this figure are better."""

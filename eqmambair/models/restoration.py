@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eqmambair.data.io import write_image
-from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
+from eqmambair.models.building import built, built_dataset, started_network
 from eqmambair.models.grids import comparison
 from eqmambair.models.restoration_metrics import measure, metric_problems
-from eqmambair.models.specs import SUFFIX, LossSpec, build, lookup
-from eqmambair.models.weights import start_from
+from eqmambair.models.specs import SUFFIX, LossSpec, lookup
 
 # Names that published option files give to what is one and the same here.
 OFFICIAL_TYPES = (
@@ -61,7 +60,7 @@ class RestorationModel(Model):
         if options.train is not None:
             for name, spec in (("l_pix", options.train.pixel_opt), ("l_percep", options.train.perceptual_opt)):
                 if spec is not None:
-                    self.losses[name] = _built("loss", spec).to(device)
+                    self.losses[name] = built("loss", spec).to(device)
 
     @classmethod
     def check_options(cls, options: Any) -> list[Problem]:
@@ -84,8 +83,10 @@ class RestorationModel(Model):
                         found.append(((*path, name), f"{size} is larger than gt_size ({gt_size})"))
             if key == "train" and section.arguments.get("dataroot_gt") is None:
                 found.append((path, "training needs the key 'dataroot_gt'"))
-            if not 0 <= section.arguments.get("noise_sigma", 0) < float("inf"):
-                found.append(((*path, "noise_sigma"), f"must be a finite number from 0 on, found {section.arguments['noise_sigma']}"))
+            argument_problems = getattr(lookup("dataset", section.type), "argument_problems", None)
+            if argument_problems is not None:
+                problems = argument_problems(section.arguments, options.scale)
+                found += [((*path, name) if name else path, message) for name, message in problems]
         if options.val is not None:
             found += metric_problems(options.val.metrics)
         for name in ("pixel_opt", "perceptual_opt"):
@@ -100,17 +101,10 @@ class RestorationModel(Model):
         return found
 
     def build_network(self) -> nn.Module:
-        network = _built("network", self.options.network_g).to(self.device)
-        start_from(network, self.options)
-        if self.options.train is None or self.options.train.channels_last:
-            _to_channels_last(network)
-        return network
+        return started_network(self.options, self.device)
 
     def build_dataset(self, section: Any, phase: str) -> torch.utils.data.Dataset[Any]:
-        target = lookup("dataset", section.type)
-        given = {"phase": phase, "scale": self.options.scale, "root": self.options.resolve("")}
-        given = {key: value for key, value in given.items() if key in inspect.signature(target).parameters}
-        return target(**section.arguments, **given)
+        return built_dataset(self.options, section, phase)
 
     def move(self, batch: Any) -> Any:
         batch = super().move(batch)
@@ -174,21 +168,6 @@ def mix(lq: Tensor, gt: Tensor, mixing: Mixing | None) -> tuple[Tensor, Tensor]:
     share = float(np.random.beta(mixing.mixup_beta, mixing.mixup_beta))
     order = torch.randperm(lq.shape[0]).to(lq.device)
     return lq.lerp(lq[order], 1 - share), gt.lerp(gt[order], 1 - share)
-
-
-def _to_channels_last(network: nn.Module) -> None:
-    """Put the filters of plain convolutions into the memory layout that the features have."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-
-
-def _built(kind: str, spec: dict[str, Any]) -> nn.Module:
-    try:
-        module: nn.Module = build(kind, spec)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"the {kind} {spec['type']} cannot be built: {' '.join(str(error).split())}") from error
-    return module
 
 
 def _to_pixels(image: Tensor) -> np.ndarray:

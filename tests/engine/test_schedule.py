@@ -1,8 +1,10 @@
 """Learning rates by hand."""
 
 import pytest
+import torch
+from timm.scheduler import CosineLRScheduler
 
-from eqmambair.engine.schedule import CosineRestart, CosineRestartCyclic, Linear, MultiStep, Poly, warmup
+from eqmambair.engine.schedule import CosineRestart, CosineRestartCyclic, Linear, MultiStep, Poly, WarmupCosine, WarmupPoly, warmup
 
 
 def test_multistep_halves_after_each_milestone() -> None:
@@ -37,6 +39,22 @@ def test_linear_and_poly_end_at_their_floors() -> None:
     assert Poly(10)(5, 1.0) == 0.5
 
 
+def test_warmup_cosine_is_timms_with_the_warmup_in_front() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    timms = CosineLRScheduler(optimizer, t_initial=28, lr_min=1e-5, warmup_t=3, warmup_lr_init=1e-6, warmup_prefix=True, t_in_epochs=False)
+    ours = WarmupCosine(31, 3, 1e-6, 1e-5)
+    for step in range(40):
+        timms.step_update(step)
+        assert ours(step, 1e-3) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12), step
+
+
+def test_warmup_poly_rises_to_the_base_rate_and_falls_to_nothing() -> None:
+    schedule = WarmupPoly(160, 15, 1e-6)
+    assert schedule(0, 6e-5) == pytest.approx(6e-11)
+    assert schedule(15, 6e-5) == 6e-5
+    assert schedule(160, 6e-5) == 0
+
+
 def test_warmup_multiplies_and_ends_at_one() -> None:
     assert [warmup(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert warmup(0, -1) == 1
@@ -50,6 +68,7 @@ def test_warmup_multiplies_and_ends_at_one() -> None:
         (lambda: MultiStep([1], restarts=[0, 2]), "equally long"),
         (lambda: CosineRestart([]), "must be positive"),
         (lambda: Linear(0), "must be positive"),
+        (lambda: WarmupCosine(10, 10), "warmup_iter must lie in"),
     ],
 )
 def test_impossible_schedules_are_refused(build, message: str) -> None:
