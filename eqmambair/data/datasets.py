@@ -42,7 +42,6 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         use_hflip: mirror in training with probability one half.
         use_rot: flip upside down and transpose in training, each with probability one half.
         geometric_augs: both of the above.
-        noise_sigma: standard deviation of Gaussian noise added to the degraded picture, in 8-bit steps.
         color: channels that the network sees: RGB, the luma of YCbCr, or gray.
         alpha: what to do with pictures that are partly transparent: refuse them, or drop the channel.
         phase: train, val or test.
@@ -62,7 +61,6 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         use_hflip: bool = False,
         use_rot: bool = False,
         geometric_augs: bool = False,
-        noise_sigma: float = 0.0,
         color: Literal["rgb", "y", "gray"] = "rgb",
         alpha: Literal["error", "drop"] = "error",
         phase: Literal["train", "val", "test"] = "train",
@@ -78,7 +76,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.gt = _store(root, dataroot_gt, "dataroot_gt", kind, scale)
         self.lq = _store(root, dataroot_lq, "dataroot_lq", kind, scale)
         self.scale, self.phase, self.gt_size = scale, phase, gt_size
-        self.use_hflip, self.use_rot, self.noise_sigma = use_hflip or geometric_augs, use_rot or geometric_augs, noise_sigma
+        self.use_hflip, self.use_rot = use_hflip or geometric_augs, use_rot or geometric_augs
         self.color, self.alpha = color, alpha
         store = self.gt or self.lq
         assert store is not None
@@ -133,12 +131,9 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             gt, lq = self._crop(gt, lq, gt_size, index)
             gt, lq = transforms.flip_alike([gt, lq], self.use_hflip, self.use_rot)
         elif lq is None and gt is not None:
-            lq = downscale(gt, self.scale) if self.scale > 1 else gt
+            lq = self._degraded(gt, index)
         assert lq is not None
         sample: dict[str, Any] = {"lq": self._tensor(lq), "lq_path": self.lq_keys[index]}
-        if self.noise_sigma:
-            noise = np.random.normal(0, self.noise_sigma / 255, tuple(sample["lq"].shape)).astype(np.float32)
-            sample["lq"] = sample["lq"] + torch.from_numpy(noise)
         if gt is not None:
             sample.update(gt=self._tensor(gt), gt_path=self.keys[index])
         return sample
@@ -192,6 +187,10 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if 0 in size:
             raise UserError(f"{name}: is smaller than the scale {scale}")
         return size
+
+    def _degraded(self, gt: Pixels, index: int) -> Pixels:
+        """What the network sees of a whole truth that has no partner."""
+        return downscale(gt, self.scale) if self.scale > 1 else gt
 
     def _crop(self, gt: Pixels, lq: Pixels | None, gt_size: int, index: int) -> tuple[Pixels, Pixels]:
         if lq is None and self.scale > 1:

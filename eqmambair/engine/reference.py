@@ -18,6 +18,7 @@ from eqmambair.engine.options import joined_schema
 from eqmambair.engine.schedule import SCHEDULES
 from eqmambair.engine.signatures import parameters
 from eqmambair.models import RestorationModel
+from eqmambair.models.restoration_metrics import TENSOR_METRICS
 from eqmambair.models.specs import Registered, lookup, names
 
 _HEAD = """# Option files
@@ -63,7 +64,11 @@ def reference() -> str:
     for name, build in SCHEDULES.items():
         parts.append(f"- `{name}`: {_first_line(build)} Keys: {_schedule_keys(build)}.")
     parts += ["## Losses and metrics", "Losses: " + ", ".join(f"`{name}`" for name in names("loss")) + "."]
-    parts += ["Metrics: " + ", ".join(f"`{name}`" for name in names("metric")) + ". The key `better: lower` tells that less is better."]
+    parts += [
+        "Metrics: "
+        + ", ".join(f"`{name}`" for name in names("metric") if name not in TENSOR_METRICS)
+        + ". The key `better: lower` tells that less is better."
+    ]
     parts += ["## Keys of published files that have no effect", "Each gives one warning."]
     parts += [f"- `{'.'.join(path)}`: {reason}" for path, reason in schema.IGNORED.items()]
     text = ""

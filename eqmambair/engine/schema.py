@@ -198,6 +198,7 @@ IGNORED: dict[tuple[str, ...], str] = {
 # Keys that other toolboxes have for something that is called otherwise here: the error tells the name.
 INSTEAD: dict[str, str] = {
     "mean": "the network's, which subtracts it itself; pictures stay in [0, 1]",
+    "noise_sigma": "a key of the data set type DegradedImageDataset",
     "std": "the network's; pictures stay in [0, 1]",
     "use_amp": "precision (fp32, bf16 or fp16)",
     "amp": "precision (fp32, bf16 or fp16)",

@@ -35,7 +35,7 @@ def psnr(image: Image, truth: Image, *, crop_border: int, channel: Channel = "y"
     """
     from basicsr.metrics import calculate_psnr
 
-    first, second = _comparable(image, truth, channel)
+    first, second = comparable(image, truth, channel)
     check_measurable(first.shape, crop_border, window=1)
     return float(calculate_psnr(first, second, crop_border=crop_border, test_y_channel=channel == "y"))
 
@@ -48,7 +48,7 @@ def ssim(image: Image, truth: Image, *, crop_border: int, channel: Channel = "y"
     """
     from basicsr.metrics import calculate_ssim
 
-    first, second = _comparable(image, truth, channel)
+    first, second = comparable(image, truth, channel)
     check_measurable(first.shape, crop_border, window=SSIM_WINDOW)
     return float(calculate_ssim(first, second, crop_border=crop_border, test_y_channel=channel == "y"))
 
@@ -85,7 +85,7 @@ def to_eight_bit(image: Image) -> NDArray[np.uint8]:
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _comparable(image: Image, truth: Image, channel: Channel) -> tuple[NDArray[Any], NDArray[Any]]:
+def comparable(image: Image, truth: Image, channel: Channel) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both in BGR order (what basicsr's functions expect) or as one channel, 8 bit."""
     if image.shape[:2] != truth.shape[:2]:
         raise UserError(f"sizes differ: {image.shape[1]}x{image.shape[0]} and {truth.shape[1]}x{truth.shape[0]}")

@@ -8,13 +8,17 @@ from eqmambair.errors import UserError
 from eqmambair.models.base import Problem
 from eqmambair.models.specs import lookup
 
-_SMALLEST = {"calculate_ssim": 11, "calculate_niqe": 96}  # side of the window that must fit
+_SMALLEST = {"calculate_ssim": 11, "calculate_niqe": 96, "calculate_psnrb": 16}  # side of the window that must fit
+TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # basicsr's for batches of tensors; pictures are measured here
 
 
 def metric_problems(metrics: dict[str, dict[str, Any]]) -> list[Problem]:
     """What is wrong with the arguments of metrics, beyond their names and types."""
     found: list[Problem] = []
     for key, spec in metrics.items():
+        if spec.get("type") in TENSOR_METRICS:
+            usual = spec["type"].removesuffix("_pt")
+            found.append((("val", "metrics", key, "type"), f"{spec['type']} measures tensors, not pictures; give {usual}"))
         crop = spec.get("crop_border", 0)
         if not isinstance(crop, int) or isinstance(crop, bool) or crop < 0:
             found.append((("val", "metrics", key, "crop_border"), f"expected a whole number from 0 on, found {crop!r}"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eqmambair.archs import input_channels
 from eqmambair.engine.options import load_options
 from eqmambair.engine.schema import Options
 from eqmambair.errors import UserError
@@ -27,9 +28,12 @@ PARAMETERS = {  # the tables of the two papers' code, counted on the built netwo
     "mambair_light_x3": 913_131,
     "mambair_light_x4": 924_492,
     "mambair_real_denoising": 26_779_480,
-    "mambair_color_denoising_15": 15_777_507,
-    "mambair_color_denoising_25": 15_777_507,
-    "mambair_color_denoising_50": 15_777_507,
+    **{f"mambair_color_denoising_{level}": 15_777_507 for level in (15, 25, 50)},
+    **{f"mambair_gray_denoising_{level}": 15_771_025 for level in (15, 25, 50)},
+    **{f"mambair_jpeg_{level}": 15_771_025 for level in (10, 30, 40)},
+    **{f"eq_mambair_color_denoising_{level}": 7_058_829 for level in (15, 25, 50)},
+    **{f"eq_mambair_gray_denoising_{level}": 7_057_207 for level in (15, 25, 50)},
+    **{f"eq_mambair_jpeg_{level}": 7_057_207 for level in (10, 30, 40)},
 }
 
 
@@ -47,8 +51,9 @@ def test_option_file_builds_a_network_that_restores(file: Path) -> None:
     if file.stem in PARAMETERS:
         assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[file.stem]
     with torch.no_grad():
-        output = network.eval()(torch.rand(1, 3, 8, 8))
-    assert output.shape == (1, 3, 8 * options.scale, 8 * options.scale)
+        channels = input_channels(network, options.network_g)
+        output = network.eval()(torch.rand(1, channels, 8, 8))
+    assert output.shape == (1, channels, 8 * options.scale, 8 * options.scale)
 
 
 @pytest.mark.parametrize("file", TEST, ids=lambda file: file.stem)
@@ -78,7 +83,7 @@ def test_option_file_can_be_debugged(file: Path) -> None:
 
 def test_all_published_recipes_are_there() -> None:
     assert set(PARAMETERS) <= {file.stem for file in TRAIN}
-    assert {name for name in PARAMETERS if "denoising" not in name} <= {file.stem for file in TEST}
+    assert {name for name in PARAMETERS if name != "mambair_real_denoising"} <= {file.stem for file in TEST}
 
 
 def test_missing_data_are_one_line_with_the_folder_and_the_command(tmp_path: Path) -> None:

@@ -12,6 +12,13 @@ from eqmambair.errors import UserError
 from eqmambair.models import RestorationModel
 from tests.engine.tiny import tiny_options, write_options
 
+
+def degraded(scale: int = 2, **arguments: Any) -> dict[str, Any]:
+    """Changes that make the training set a degraded one."""
+    section = {"type": "DegradedImageDataset", "dataroot_gt": "gt", "gt_size": 8, **arguments}
+    return {"datasets__train": section, "scale": scale, "network_g__upscale": scale}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train__ema_decya": 0.9}, "train.ema_decya: unknown key; did you mean 'ema_decay'?"),
     ({"valid": {}}, "valid: unknown key; did you mean 'val'?"),
@@ -44,7 +51,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"train__warmup_iter": 99}, "train.warmup_iter: is longer than total_iter (10)"),
     ({"train__pixel_opt__reduction": "avg"}, "train.pixel_opt.reduction: expected mean or sum, found 'avg'"),
     ({"train__pixel_opt__reduction": "none"}, "train.pixel_opt.reduction: expected mean or sum, found 'none'"),
-    ({"datasets__train__noise_sigma": -5}, "datasets.train.noise_sigma: must be a finite number from 0 on, found -5"),
+    ({"datasets__train__noise_sigma": 5}, "unknown key for PairedImageDataset; here it is a key of the data set type DegradedImageDataset"),
+    (degraded(noise_sigma=-5), "datasets.train.noise_sigma: expected a finite number from 0 on or [lowest, highest], found -5"),
+    (degraded(noise_sigma=[50, 5]), "datasets.train.noise_sigma: expected a finite number from 0 on or [lowest, highest], found [50, 5]"),
+    (degraded(noise_sigma="strong"), "datasets.train.noise_sigma: expected a number, found 'strong'"),
+    (degraded(jpeg_quality=0, scale=1), "datasets.train.jpeg_quality: expected a number from 1 to 100 or [lowest, highest], found 0"),
+    (degraded(jpeg_quality=10), "datasets.train.jpeg_quality: artefacts are made at scale 1, not 2"),
+    (
+        degraded(jpeg_quality=10, noise_sigma=5, scale=1),
+        "datasets.train: a degradation is needed: jpeg_quality or noise_sigma, one of the two",
+    ),
+    (degraded(scale=1), "datasets.train: a degradation is needed"),
+    (degraded(noise_sigma=5, test_seed=-1), "datasets.train.test_seed: expected a whole number from 0"),
     ({"val__metrics__psnr__crop_border": "two"}, "val.metrics.psnr.crop_border: expected a whole number from 0 on, found 'two'"),
     ({"val__metrics__psnr__crop_border": -1}, "val.metrics.psnr.crop_border: expected a whole number from 0 on, found -1"),
     ({"val__metrics__psnr__better": "lowre"}, "val.metrics.psnr.better: expected higher or lower, found 'lowre'"),
@@ -66,10 +84,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"datasets__train__gt_size": ...}, "datasets.train: training needs the key 'gt_size'"),
     ({"datasets__train__type": "RealESRGANDataset"}, "RealESRGANDataset cannot be checked and is not supported"),
     ({"datasets__train__batch_size_per_gpu": 0}, "batch_size_per_gpu: input should be greater than or equal to 1"),
-    ({"datasets__train__io_backend": {"type": "dsk"}}, "datasets.train.io_backend: expected 'disk' or 'lmdb', found 'dsk'"),
+    ({"datasets__train__io_backend": {"type": "dsk"}}, "datasets.train.io_backend: type: expected 'disk' or 'lmdb', found 'dsk'"),
     ({"val__metrics__psnr__test_y_chanel": True}, "unknown key for calculate_psnr; did you mean 'test_y_channel'?"),
     ({"val__metrics__psnr": {"type": "calculate_psnr"}}, "val.metrics.psnr: calculate_psnr needs the key 'crop_border'"),
     ({"val__metrics__ssim": {"type": "calculate_ssm", "crop_border": 2}}, "unknown metric 'calculate_ssm'; did you mean 'calculate_ssim'?"),
+    (
+        {"val__metrics__psnr": {"type": "calculate_psnr_pt", "crop_border": 2}},
+        "val.metrics.psnr.type: calculate_psnr_pt measures tensors, not pictures; give calculate_psnr",
+    ),
+    ({"val__metrics__ssim": {"type": "calculate_ssim_pt", "crop_border": 2}}, "give calculate_ssim"),
     ({"datasets__train__iters": [5, 5], "datasets__train__gt_sizes": [8]}, "differ in length"),
     ({"datasets__train__gt_sizes": [8, 8]}, "datasets.train.gt_sizes: needs the key 'iters'"),
     ({"datasets__train__iters": [5], "datasets__train__gt_sizes": [7]}, "7 is not a multiple of the scale"),
