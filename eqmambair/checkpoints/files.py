@@ -14,7 +14,7 @@ from torch import Tensor
 from eqmambair.errors import UserError
 
 #: Where published files keep the state dict, best first.
-PARAM_KEYS = ("params_ema", "params", "model", "state_dict")
+PARAM_KEYS = ("params_ema", "params", "model_ema", "model", "state_dict")
 
 #: What wrappers put in front of every key.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -25,7 +25,7 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
 
     Args:
         path: a .safetensors, .pth or .pt file.
-        param_key: the entry to take from a nested file; None takes the first of params_ema, params, model, state_dict, or the file itself.
+        param_key: the entry to take from a nested file; None takes the first of `PARAM_KEYS`, or the file itself.
 
     Returns:
         The state dict, and the ``network_g`` options or None.

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from eqmambair.checkpoints.systems import eq_mambair, mambair, mambair_unet
+from eqmambair.checkpoints.systems import eq_mambair, groupmamba, mambair, mambair_unet
 from eqmambair.checkpoints.systems.layout import Layout, System
 from eqmambair.errors import UserError
 
-SYSTEMS: tuple[System, ...] = (mambair.SYSTEM, mambair_unet.SYSTEM, eq_mambair.SYSTEM)
+SYSTEMS: tuple[System, ...] = (mambair.SYSTEM, mambair_unet.SYSTEM, eq_mambair.SYSTEM, groupmamba.SYSTEM)
 
 
 def find_layout(state: Mapping[str, Tensor]) -> Layout | None:

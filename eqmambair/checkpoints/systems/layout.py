@@ -64,7 +64,8 @@ class Layout:
             if match is None or rule is None:
                 ours[key] = value
                 continue
-            parts = rule.load(value).chunk(len(rule.ours))
+            value = rule.load(value)
+            parts = value.chunk(len(rule.ours)) if len(rule.ours) > 1 else (value,)  # a counter cannot be cut
             for name, part in zip(rule.ours, parts, strict=True):
                 ours[name.format(**match.groupdict())] = part
         return ours
