@@ -80,6 +80,18 @@ class Group:
         words = ([f"rot{90 * turns}"] if turns else []) + (["mirror"] if mirror else [])
         return " ".join(words) or "identity"
 
+    def exchanges_sides(self, g: int) -> bool:
+        """Whether g turns (h, w) into (w, h)."""
+        return _ELEMENTS[self.name][g][0] % 2 == 1
+
+    def corner(self, g: int) -> tuple[int, int]:
+        """Where g takes the top left corner of a grid: (row, column), each 0 for the first and 1 for the last."""
+        turns, mirror = _ELEMENTS[self.name][g]
+        row, column = 0, int(mirror)
+        for _ in range(turns):
+            row, column = 1 - column, row
+        return row, column
+
     def act(self, x: Tensor, g: int) -> Tensor:
         """Move the pixels of x by g.
 

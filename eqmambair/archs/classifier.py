@@ -47,7 +47,13 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (b, in_chans, h, w) -> logits (b, num_classes)."""
+        """Normalised images (b, in_chans, h, w) -> logits (b, num_classes).
+
+        Raises:
+            RuntimeError: the network has no head (``num_classes = 0``).
+        """
+        if not self.num_classes:
+            raise RuntimeError("this network was built without a head (num_classes = 0); call its features()")
         return self.classify(self.features(x)[-1])
 
 

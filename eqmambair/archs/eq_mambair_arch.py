@@ -69,7 +69,7 @@ class EQMambaIR(StateSpaceRestorer):
         for name, word, words in (("drop_form", drop_form, ("sample", "element")), ("init", init, ("mamba", "published"))):
             if word not in words:
                 raise ValueError(f"{name}: {word!r} is not known; choose one of {', '.join(words)}")
-        kit = GroupKit(find_group(group), init, element_drop=drop_form == "element")
+        kit = GroupKit(find_group(group), init, drop_form=drop_form)
         super().__init__(
             kit, in_chans=in_chans, embed_dim=embed_dim, depths=depths, d_state=d_state, mlp_ratio=mlp_ratio, drop_rate=drop_rate,
             drop_path_rate=drop_path_rate, patch_norm=patch_norm, use_checkpoint=use_checkpoint, upscale=upscale, img_range=img_range,

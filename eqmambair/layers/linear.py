@@ -62,3 +62,62 @@ class GroupLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"group={self.group.name}, weight={tuple(self.weight.shape)}, bias={self.bias is not None}"
+
+
+class OrientationLinear(nn.Linear):
+    """One linear layer applied to every orientation by itself: ``y_t = W x_t + b``. Commutes with the group, mixes no orientations.
+
+    Args:
+        group: what to commute with.
+        in_fields, out_fields: fields before and after; channels are ``group.order`` times as many, orientation slowest.
+        bias: whether each output field has a bias.
+    """
+
+    def __init__(self, group: Group, in_fields: int, out_fields: int, bias: bool = True) -> None:
+        super().__init__(in_fields, out_fields, bias)
+        self.orientations = group.order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., t*n) -> (..., t*m)."""
+        return super().forward(x.unflatten(-1, (self.orientations, -1))).flatten(-2)
+
+
+class InvariantLinear(nn.Module):
+    """Numbers that the group leaves alone: ``y = V sum_t x_t + b``, from what carries no pixels any more.
+
+    Args:
+        group: what the result is invariant under.
+        in_fields: fields of the input, which has ``group.order`` times as many channels, orientation slowest.
+        out_features: numbers that come out.
+        true_fan_in: count all orientations in the initial range, instead of one as the published code does.
+
+    Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), the classifier's linear layer.
+    """
+
+    def __init__(self, group: Group, in_fields: int, out_features: int, true_fan_in: bool = True) -> None:
+        super().__init__()
+        self.group, self.true_fan_in = group, true_fan_in
+        self.weight = nn.Parameter(torch.empty(out_features, in_fields))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias from U(-1/sqrt(n), 1/sqrt(n)), n the input fields, times the orientations with `true_fan_in`."""
+        bound = 1 / math.sqrt(self.weight.shape[1] * (self.group.order if self.true_fan_in else 1))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., t*n) -> (..., m)."""
+        return F.linear(x.unflatten(-1, (self.group.order, -1)).sum(-2), self.weight, self.bias)
+
+    def fold(self) -> nn.Linear:
+        """The ordinary linear layer with the same output."""
+        weight = self.weight.detach().repeat(1, self.group.order)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+        linear.weight = nn.Parameter(weight)
+        linear.bias = nn.Parameter(self.bias.detach().clone())
+        return linear
+
+    def extra_repr(self) -> str:
+        return f"group={self.group.name}, weight={tuple(self.weight.shape)}"

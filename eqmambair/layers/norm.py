@@ -1,4 +1,4 @@
-"""Layer norms and learned scales over the channels of a pixel, plain and per field."""
+"""Layer norms, batch norms and learned scales over the channels of a pixel, plain and per field."""
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,39 @@ class FieldLayerNorm2d(FieldLayerNorm):
 
     def fold(self) -> ChannelLayerNorm:
         return self._folded(ChannelLayerNorm(self.group.order * self.weight.numel(), eps=self.eps))  # type: ignore[return-value]
+
+
+class FieldBatchNorm2d(nn.Module):
+    """Batch norm with one mean, variance, gain and shift a field. Commutes with the group.
+
+    Statistics run over batch, pixels and orientations. The norm itself is an ordinary batch norm on a view of the map, so that
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` works as usual.
+
+    Args:
+        group: what to commute with.
+        fields: fields of the feature map.
+
+    Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), the batch norm of EQ-UPerNet.
+    """
+
+    def __init__(self, group: Group, fields: int) -> None:
+        super().__init__()
+        self.group = group
+        self.norm = nn.BatchNorm2d(fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, t*c, h, w) -> (b, t*c, h, w); a view in channels_last memory: the orientations of a pixel stand beside each other."""
+        width = x.shape[-1]
+        wide = channels_last_axis(x).unflatten(-1, (self.group.order, -1)).flatten(2, 3)  # (b, h, w*t, c)
+        y = channels_last_axis(self.norm(channels_first_axis(wide)))
+        return channels_first_axis(y.unflatten(2, (width, self.group.order)).flatten(3))
+
+    def fold(self) -> nn.BatchNorm2d:
+        """The ordinary batch norm with the same output in evaluation mode."""
+        t, own = self.group.order, self.norm
+        norm = nn.BatchNorm2d(t * own.num_features, own.eps, own.momentum, device=own.weight.device, dtype=own.weight.dtype)
+        norm.load_state_dict({key: value.repeat(t) if value.dim() else value for key, value in own.state_dict().items()})
+        return norm.eval()
 
 
 class ChannelScale(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from eqmambair.groups import Group
 from eqmambair.layers.convolution import DepthwiseGroupConv2d
-from eqmambair.layers.linear import GroupLinear
+from eqmambair.layers.linear import GroupLinear, OrientationLinear
 from eqmambair.layers.norm import FieldLayerNorm
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly, positive_width
 from eqmambair.ops import selective_scan
@@ -46,19 +46,21 @@ class CrossScan2d(nn.Module):
         channels: width of the map.
         states: state size N of the recurrence.
         expansion: width of the scan as a multiple of `channels`, rounded down.
+        gated: whether a second projection of the input gates the result, as in MambaIR; VMamba has none.
+        conv_bias: whether the depthwise convolution has a bias.
 
     Source: MambaIR (arXiv 2402.15648), section 3.3, equations 7-9; VMamba (arXiv 2401.10166), SS2D.
     """
 
     paths = 4
 
-    def __init__(self, channels: int, states: int = 16, expansion: float = 2.0) -> None:
+    def __init__(self, channels: int, states: int = 16, expansion: float = 2.0, gated: bool = True, conv_bias: bool = True) -> None:
         super().__init__()
         width, rank, k = scan_width(expansion, channels), step_rank(channels), self.paths
         self.states, self.rank = states, rank
         self.in_proj = nn.Linear(channels, width, bias=False)
-        self.gate_proj = nn.Linear(channels, width, bias=False)
-        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.gate_proj = nn.Linear(channels, width, bias=False) if gated else None
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=conv_bias)
         self.x_proj = nn.Linear(width, k * (rank + 2 * states), bias=False)
         self.dt_proj = nn.Parameter(torch.empty(k, width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.delta_bias = nn.Parameter(initial_delta_bias(k, width))
@@ -77,7 +79,7 @@ class CrossScan2d(nn.Module):
         delta = torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj)
         y = selective_scan(u.unsqueeze(2), delta, -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
         y = self.out_norm(y.sum(2).unflatten(1, features.shape[1:3]))
-        return channels_first_axis(self.out_proj(y * F.silu(self.gate_proj(pixels))))
+        return channels_first_axis(self.out_proj(y if self.gate_proj is None else y * F.silu(self.gate_proj(pixels))))
 
 
 class GroupScan2d(nn.Module):
@@ -94,33 +96,44 @@ class GroupScan2d(nn.Module):
         init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and counts one field in the depthwise fan-in;
             ``published`` repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2) and all
             fields count.
+        gated: whether a second projection of the input gates the result and a mixing layer stands before the gate, as in EQ-MambaIR;
+            EQ-VMamba has neither.
+        conv_bias: whether the depthwise convolution has a bias.
+        generator: what makes steps and maps from the features: ``group`` linear layers, or ``independent`` ones, the same for every
+            orientation but without mixing them (the paper's ablation).
 
     Raises:
-        ValueError: if the scan width is no multiple of the group's order.
+        ValueError: if the scan width is no multiple of the group's order, or `generator` is unknown.
 
     Source: Rotation Equivariant Mamba for Vision Tasks (arXiv 2603.09138), EQ cross-scan and group Mamba block.
     """
 
-    def __init__(self, group: Group, fields: int, states: int = 16, expansion: float = 2.0, init: str = "mamba") -> None:
+    def __init__(
+        self, group: Group, fields: int, states: int = 16, expansion: float = 2.0, init: str = "mamba", gated: bool = True,
+        conv_bias: bool = True, generator: str = "group",
+    ) -> None:  # fmt: skip
         super().__init__()
+        if generator not in ("group", "independent"):
+            raise ValueError(f"param_generator: {generator!r} is not known; choose 'group' or 'independent'")
+        generate = GroupLinear if generator == "group" else OrientationLinear
         channels = group.order * fields
         width = scan_width(expansion, channels)
         inner = divide_exactly(width, by=group.order, name=f"the scan's width int({expansion} * {channels})")
         rank = step_rank(channels)
         self.orientations, self.states, self.rank = group.order, states, rank
         self.in_proj = GroupLinear(group, fields, inner, bias=False)
-        self.gate_proj = GroupLinear(group, fields, inner, bias=False)
-        self.conv = DepthwiseGroupConv2d(group, inner, width, fan_in=width if init == "published" else 1)
-        self.x_proj = GroupLinear(group, width, rank + 2 * states, bias=False)
-        self.dt_proj = GroupLinear(group, rank, width, bias=False)
+        self.gate_proj = GroupLinear(group, fields, inner, bias=False) if gated else None
+        self.conv = DepthwiseGroupConv2d(group, inner, width, bias=conv_bias, fan_in=width if init == "published" else 1)
+        self.x_proj = generate(group, width, rank + 2 * states, bias=False)
+        self.dt_proj = generate(group, rank, width, bias=False)
         low = rank**-0.5 if init == "published" else -(rank**-0.5)
         nn.init.uniform_(self.dt_proj.weight, low, rank**-0.5)
         self.delta_bias = nn.Parameter(initial_delta_bias(width))
         self.A_log = nn.Parameter(initial_A_log(width, states))
         self.D = nn.Parameter(torch.ones(width))
         self.out_norm = FieldLayerNorm(group, width)
-        self.mix_proj = GroupLinear(group, width, inner, bias=False)
-        self.out_proj = GroupLinear(group, inner, fields, bias=False)
+        self.mix_proj = GroupLinear(group, width, inner, bias=False) if gated else None
+        self.out_proj = GroupLinear(group, inner if gated else width, fields, bias=False)
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """(b, t*c, h, w), order (t, h*w) -> (b, t*c, h, w)."""
@@ -135,5 +148,7 @@ class GroupScan2d(nn.Module):
             u.unflatten(-1, (t, -1)), delta.unflatten(-1, (t, -1)), (-self.A_log.exp()).expand(t, -1, -1), B, C,
             self.D.expand(t, -1), self.delta_bias.expand(t, -1), order,
         )  # fmt: skip
-        y = self.mix_proj(self.out_norm(y.flatten(2).unflatten(1, features.shape[1:3])))
-        return channels_first_axis(self.out_proj(y * F.silu(self.gate_proj(pixels))))
+        y = self.out_norm(y.flatten(2).unflatten(1, features.shape[1:3]))
+        if self.gate_proj is not None and self.mix_proj is not None:
+            y = self.mix_proj(y) * F.silu(self.gate_proj(pixels))
+        return channels_first_axis(self.out_proj(y))
