@@ -82,5 +82,6 @@ def input_channels(network: nn.Module, options: Mapping[str, Any]) -> int:
 
 def nearest(word: str, words: Any) -> str:
     """``; did you mean 'x'?`` for the closest of `words`, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower = {str(known).lower(): str(known) for known in words}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
