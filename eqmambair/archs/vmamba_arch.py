@@ -176,7 +176,7 @@ class VMamba(StateSpacePyramid):
         patch_size: pixels a side of the image for one pixel of the first stage; even, 4 or more.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations.
         out_indices: stages whose maps `forward` yields, each behind a norm of its own, instead of logits; then there is no classifier.
-        cross_scan: ``plain`` reads rows and columns both ways; ``eq`` the first path and its three turns, with everything else the same: the
+        cross_scan: ``plain`` reads rows and columns both ways; ``eq`` the first path and its three turns, all else the same: the
             ablation "EQ cross-scan only" of arXiv 2603.09138 (symmetric paths alone do not make the network equivariant).
 
     Raises:
