@@ -7,15 +7,21 @@ from eqmambair.archs.eq_vmamba_arch import EQVMamba
 from eqmambair.archs.groupmamba_arch import GroupMamba
 from eqmambair.archs.mambair_arch import MambaIR
 from eqmambair.archs.mambair_unet_arch import MambaIRUNet
+from eqmambair.archs.mambairv2_arch import MambaIRv2, MambaIRv2Light
+from eqmambair.archs.upernet_arch import EQUPerNet, UPerNet
 from eqmambair.archs.vmamba_arch import VMamba
 
 __all__ = [
     "Classifier",
     "EQMambaIR",
+    "EQUPerNet",
     "EQVMamba",
     "GroupMamba",
     "MambaIR",
     "MambaIRUNet",
+    "MambaIRv2",
+    "MambaIRv2Light",
+    "UPerNet",
     "VMamba",
     "build_backbone",
     "build_network",
