@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Part of the package -> the parts that it may import. `errors`, `version` and `compat` stand under everything.
+#: Part of the package -> the parts that it may import. `errors`, `files`, `version` and `compat` stand under everything.
 BELOW = {
     "errors": set(),
     "version": set(),
     "compat": set(),
+    "files": {"errors"},
     "ops": set(),
     "groups": set(),
     "layers": {"ops", "groups"},
@@ -29,7 +30,7 @@ BELOW["engine"] = {*BELOW["models"], "models"}
 BELOW["analysis"] = {*BELOW["engine"], "engine"}
 BELOW["env"] = {"ops"}
 BELOW["cli"] = {*BELOW["analysis"], "analysis", "env"}
-ANYWHERE = {"errors", "version", "compat"}
+ANYWHERE = {"errors", "files", "version", "compat"}
 
 MODULES = sorted((ROOT / "eqmambair").rglob("*.py"))
 

@@ -1,8 +1,6 @@
 """State dicts on disk: .pth, .pt and .safetensors, read without running code."""
 
-import io
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
 #: Where published files keep the state dict, best first.
 PARAM_KEYS = ("params_ema", "params", "model_ema", "model", "state_dict")
@@ -142,23 +141,10 @@ def save_weights(
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder for {path.name}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
 
-                content = save(tensors, metadata={"format": "pt"} | ({"network_g": json.dumps(network)} if network else {}))
-            else:
-                buffer = io.BytesIO()
-                torch.save({param_key: tensors} | ({"network_g": dict(network)} if network else {}), buffer)
-                content = buffer.getvalue()
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        replace_file(path, save(tensors, metadata={"format": "pt"} | ({"network_g": json.dumps(network)} if network else {})))
+    else:
+        content = {param_key: tensors} | ({"network_g": dict(network)} if network else {})
+        replace_file(path, lambda file: torch.save(content, file))

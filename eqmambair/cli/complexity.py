@@ -10,7 +10,7 @@ from eqmambair.archs import build_network, input_channels
 from eqmambair.cli._network import network_options
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
-from eqmambair.data.io import write_bytes
+from eqmambair.files import replace_file
 
 
 def main(argv: list[str]) -> None:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         dense, scan, activations = cost.dense_macs / 1e9, cost.scan_macs / 1e9, cost.activations / 1e6
         print(f"{path:<40} {cost.parameters:>12,} {dense:>12.3f} {scan:>11.3f} {activations:>11.2f}M")
     if args.json:
-        write_bytes(args.json, (json.dumps({"size": [height, width], "networks": rows}, indent=2) + "\n").encode())
+        replace_file(args.json, json.dumps({"size": [height, width], "networks": rows}, indent=2) + "\n")
 
 
 def cli() -> None:

@@ -10,8 +10,9 @@ from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
-from eqmambair.data.io import read_image, to_float, write_bytes
+from eqmambair.data.io import read_image, to_float
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 from eqmambair.inference.restore import find_device
 
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
             print(f"{name:<24} {element:<16} {error['nmse']:>10.2e} {error['max_abs']:>12.2e}")
     if args.json:
         report = {"network": options, "weights": args.weights, "inputs": results}
-        write_bytes(args.json, (json.dumps(report, indent=2) + "\n").encode())
+        replace_file(args.json, json.dumps(report, indent=2) + "\n")
 
 
 def cli() -> None:

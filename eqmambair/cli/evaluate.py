@@ -13,9 +13,10 @@ import numpy as np
 
 from eqmambair.cli._run import run
 from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
-from eqmambair.data.io import IMAGE_EXTENSIONS, Image, list_images, read_image, write_bytes, write_image
+from eqmambair.data.io import IMAGE_EXTENSIONS, Image, list_images, read_image, write_image
 from eqmambair.data.prepare import downscale, pair_by_name, upscale
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 from eqmambair.metrics import CHANNELS, average, psnr, ssim
 
 METRICS = ("psnr", "ssim")
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
         _print_table(result)
     if arguments.json:
         content = next(iter(results.values())) if len(results) == 1 else results
-        write_bytes(arguments.json, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        replace_file(arguments.json, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     problems = [problem for result in results.values() for problem in result["problems"]]
     for problem in dict.fromkeys(problems):
         print(f"problem: {problem}", file=sys.stderr)

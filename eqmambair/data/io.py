@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
 Image: TypeAlias = NDArray[Any]  # (h, w, c), uint8 or uint16
 
@@ -101,25 +102,7 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
         if not written:
             raise UserError(f"{path}: cannot be encoded as {extension} (size {image.shape[1]}x{image.shape[0]})")
         data = buffer.tobytes()
-    write_bytes(path, data)
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name in the same folder (made if missing), then renamed."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    replace_file(path, data)
 
 
 def to_float(image: Image) -> NDArray[np.float32]:

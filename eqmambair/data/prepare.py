@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from eqmambair.data.io import IMAGE_EXTENSIONS, Image, decode_image, list_images, read_image, to_float, write_bytes, write_image
+from eqmambair.data.io import IMAGE_EXTENSIONS, Image, decode_image, list_images, read_image, to_float, write_image
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
 LMDB_LONGEST_KEY = 511  # bytes; LMDB's own limit
 _JOBS_WORTH_PROCESSES = 16  # starting a process costs about two seconds
@@ -150,7 +151,7 @@ class _Record:
         """Write the file, if there is anything new."""
         encoded = self._encoded()
         if encoded != self._saved:
-            write_bytes(self.path, encoded)
+            replace_file(self.path, encoded)
             self._saved = encoded
 
     def _encoded(self) -> bytes:
@@ -478,7 +479,7 @@ def write_meta(source: Path, output: Path, *, recursive: bool = False, workers: 
             lines.append(f"{path.relative_to(source).as_posix()} ({shape[0]},{shape[1]},{shape[2]})\n")
     if not lines:
         raise UserError(f"{source}: no file could be listed; the first problem: {report.problems[0]}")
-    write_bytes(output, "".join(sorted(lines)).encode())
+    replace_file(output, "".join(sorted(lines)))
     report.written = len(lines)
     return report
 

@@ -18,9 +18,9 @@ from eqmambair.engine.logs import TextLog, logging_to
 from eqmambair.engine.loop import RunMode, Trainer, log_file, validation_sets
 from eqmambair.engine.options import dump_options
 from eqmambair.engine.schema import Options
-from eqmambair.engine.store import replace_file, text_writer
 from eqmambair.engine.validation import Results, validate
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 from eqmambair.models import find_model
 
 _log = logging.getLogger("eqmambair")
@@ -65,7 +65,7 @@ def _settle(options: Options, log: TextLog, keep: bool) -> None:
     if not keep:
         resuming.set_aside(options)
     log.open(log_file(options))
-    replace_file(options.experiment_folder / "options.yml", text_writer(dump_options(options)))
+    replace_file(options.experiment_folder / "options.yml", dump_options(options))
 
 
 def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
@@ -96,7 +96,7 @@ def test(options: Options, launcher: Launcher, warnings: Sequence[str]) -> int:
                         _log.warning("%s: %s, nothing is measured", each.name, why)
                 for line in table(results):
                     _log.info("%s", line)
-                replace_file(folder / "results.json", text_writer(json.dumps(_as_json(options, results), indent=1)))
+                replace_file(folder / "results.json", json.dumps(_as_json(options, results), indent=1))
                 _log.info("results: %s", folder / "results.json")
     return 0
 

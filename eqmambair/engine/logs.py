@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from eqmambair.engine.schema import LoggerOptions
-from eqmambair.engine.store import replace_file, text_writer
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
 _log = logging.getLogger("eqmambair")
 
@@ -182,4 +182,4 @@ class Records:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a killed run
-        replace_file(self._path, text_writer("".join(f"{line}\n" for line in kept)))
+        replace_file(self._path, "".join(f"{line}\n" for line in kept))

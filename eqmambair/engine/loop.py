@@ -22,9 +22,10 @@ from eqmambair.engine.reporting import Reporter, best_weights, latest_weights
 from eqmambair.engine.schedule_free import AdamWScheduleFree
 from eqmambair.engine.schema import Options
 from eqmambair.engine.stepping import Stepper, StepResult
-from eqmambair.engine.store import StateStore, copy_file, replace_file, tensor_writer
+from eqmambair.engine.store import StateStore, copy_file, tensor_writer
 from eqmambair.engine.validation import Results, ValidationSet, validate
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 from eqmambair.models import Model, find_model
 
 _log = logging.getLogger("eqmambair")

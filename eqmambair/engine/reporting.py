@@ -10,8 +10,8 @@ from eqmambair.engine.logs import Records
 from eqmambair.engine.schema import Options
 from eqmambair.engine.state import Progress
 from eqmambair.engine.stepping import StepResult
-from eqmambair.engine.store import replace_file, text_writer
 from eqmambair.engine.validation import Results, ValidationSet
+from eqmambair.files import replace_file
 from eqmambair.models import Model
 
 _log = logging.getLogger("eqmambair")
@@ -77,7 +77,7 @@ class Reporter:
         if write:
             facts = {"step": step, "losses": {key: str(value) for key, value in result.losses.items()}, "samples": names}
             path = self.folder / "nonfinite" / f"step_{step:08d}_rank{self.ranks.rank}.json"
-            replace_file(path, text_writer(json.dumps({**facts, "gradient_norm": str(result.grad_norm)}, indent=1)))
+            replace_file(path, json.dumps({**facts, "gradient_norm": str(result.grad_norm)}, indent=1))
 
     def validation(self, step: int, results: Results) -> None:
         """What a validation measured, and its pictures."""

@@ -10,8 +10,9 @@ import torch
 from eqmambair.engine import changes
 from eqmambair.engine.distributed import Ranks
 from eqmambair.engine.schema import Options
-from eqmambair.engine.store import StateStore, replace_file
+from eqmambair.engine.store import StateStore
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
 _log = logging.getLogger("eqmambair")
 _NO_RUN = ("train.log", "options.yml")  # all that a run leaves which ended before its first step
@@ -94,4 +95,4 @@ def write_safetensors(content: dict[str, Any], path: Path) -> None:
         metadata={"network_g": json.dumps(content["network_g"]), "scale": str(content["scale"])}
         | ({"card": json.dumps(content["card"])} if "card" in content else {}),
     )
-    replace_file(path, lambda file: file.write(data))
+    replace_file(path, data)

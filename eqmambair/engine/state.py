@@ -16,8 +16,9 @@ from eqmambair.engine.options import dump_options
 from eqmambair.engine.schedule_free import AdamWScheduleFree
 from eqmambair.engine.schema import Options
 from eqmambair.engine.stepping import Stepper
-from eqmambair.engine.store import Writer, load_tensors, tensor_writer, text_writer
+from eqmambair.engine.store import load_tensors, tensor_writer
 from eqmambair.errors import UserError
+from eqmambair.files import Content
 from eqmambair.version import __version__
 
 FORMAT = 1
@@ -68,7 +69,7 @@ def fingerprint(names: list[str]) -> str:
     return hashlib.sha256("\n".join(names).encode("utf-8")).hexdigest()[:16]
 
 
-def collect(stepper: Stepper, options: Options, progress: Progress, ranks: Ranks, samples: str) -> tuple[dict[str, Writer], int] | None:
+def collect(stepper: Stepper, options: Options, progress: Progress, ranks: Ranks, samples: str) -> tuple[dict[str, Content], int] | None:
     """Files of a checkpoint and the bytes they need; None on all ranks but the first. Every rank must call it."""
     generators = ranks.gather(randomness.capture())
     if not ranks.is_main:
@@ -89,7 +90,7 @@ def collect(stepper: Stepper, options: Options, progress: Progress, ranks: Ranks
         "options": options.model_dump(mode="json"),
         "versions": {"eqmambair": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
-    files = {WEIGHTS: tensor_writer(published), STATE: tensor_writer(state), OPTIONS: text_writer(dump_options(options))}
+    files = {WEIGHTS: tensor_writer(published), STATE: tensor_writer(state), OPTIONS: dump_options(options)}
     return files, 2 * _bytes(published) + _bytes(state)  # weights twice: in the state, and as the latest
 
 

@@ -19,21 +19,11 @@ from typing import Any, BinaryIO
 import torch
 
 from eqmambair.errors import UserError
+from eqmambair.files import Content, flush_folder, reason, replace_file, write_file
 
 _log = logging.getLogger("eqmambair")
 _STEP = re.compile(r"^step_(\d{8,})$")
 _MARGIN = 1.05
-Writer = Callable[[BinaryIO], Any]
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def digest(path: Path) -> str:
@@ -45,39 +35,9 @@ def digest(path: Path) -> str:
     return value.hexdigest()
 
 
-def write_file(path: Path, writer: Writer) -> None:
-    """Write a file and flush it to the disk."""
-    with path.open("wb") as file:
-        writer(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, writer: Writer) -> None:
-    """Write a file whole or not at all, in place of an older one.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with _said(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(temporary, writer)
-            os.replace(temporary, path)
-            flush_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def tensor_writer(content: Any) -> Writer:
+def tensor_writer(content: Any) -> Callable[[BinaryIO], None]:
     """Writes with ``torch.save``."""
     return lambda file: torch.save(content, file)
-
-
-def text_writer(text: str) -> Writer:
-    """Writes UTF-8."""
-    return lambda file: file.write(text.encode("utf-8"))
 
 
 @contextmanager
@@ -85,18 +45,7 @@ def _said(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save turns some of the first into the second
-        reason = _reason(error)
-        raise UserError(f"{path}: cannot be saved: {reason}; the last complete checkpoint is kept") from error
-
-
-def _reason(error: BaseException) -> str:
-    """What the operating system said, even where torch said something else after it."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.strerror:
-            return link.strerror
-        link = link.__cause__ or link.__context__
-    return " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be saved: {reason(error)}; the last complete checkpoint is kept") from error
 
 
 class StateStore:
@@ -121,11 +70,11 @@ class StateStore:
         """Folder of the state of a step."""
         return self.folder / f"step_{step:08d}"
 
-    def save(self, step: int, files: dict[str, Writer], needed: int = 0) -> Path:
+    def save(self, step: int, files: dict[str, Content], needed: int = 0) -> Path:
         """Write the state of a step.
 
         Args:
-            files: name -> what writes it.
+            files: name -> what is in it, or what writes it.
             needed: bytes that must be free.
 
         Raises:
@@ -142,10 +91,10 @@ class StateStore:
             try:
                 temporary.mkdir()
                 listed = {}
-                for name, writer in files.items():
-                    write_file(temporary / name, writer)
+                for name, content in files.items():
+                    write_file(temporary / name, content)
                     listed[name] = {"bytes": (temporary / name).stat().st_size, "sha256": digest(temporary / name)}
-                write_file(temporary / "manifest.json", text_writer(json.dumps({"step": step, "files": listed}, indent=1)))
+                write_file(temporary / "manifest.json", json.dumps({"step": step, "files": listed}, indent=1))
                 flush_folder(temporary)
                 if place.exists():
                     self._discard(place)

@@ -1,15 +1,13 @@
 """What read_image and write_image promise: pixels as in the file, or an error that names it."""
 
 import io
-import os
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from eqmambair.data.io import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, decode_image, list_images, read_image, to_float, write_bytes, write_image
+from eqmambair.data.io import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, decode_image, list_images, read_image, to_float, write_image
 from eqmambair.errors import UserError
 
 LOSSLESS = [".png", ".webp", ".tif", ".tiff", ".bmp"]
@@ -205,36 +203,6 @@ def test_wrong_arrays_are_programming_errors(tmp_path):
         write_image(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
     with pytest.raises(TypeError, match="int32"):
         to_float(np.zeros((4, 4, 3), np.int32))
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    write_bytes(tmp_path / "a.bin", b"old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"a\.bin.*No space"):
-        write_bytes(tmp_path / "a.bin", b"new" * 1000)
-    assert (tmp_path / "a.bin").read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path):
-    path, stop, seen = tmp_path / "a.bin", threading.Event(), []
-    write_bytes(path, b"a" * 100_000)
-
-    def watch():
-        while not stop.is_set():
-            seen.append(path.read_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for letter in b"bcdefgh":
-        write_bytes(path, bytes([letter]) * 100_000)
-    stop.set()
-    watcher.join()
-    assert all(len(data) == 100_000 and len(set(data)) == 1 for data in seen)
 
 
 def test_to_float_takes_the_depth_from_the_dtype():

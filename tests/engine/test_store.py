@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from eqmambair.engine import store
-from eqmambair.engine.store import StateStore, copy_file, replace_file, text_writer
+from eqmambair.engine.store import StateStore, copy_file
 from eqmambair.errors import UserError
+from eqmambair.files import replace_file
 
-FILES = {"a.pt": text_writer("a" * 3000), "b.yml": text_writer("b")}
+FILES = {"a.pt": "a" * 3000, "b.yml": b"b"}
 
 
 def killed_after(calls: int, action: Callable[[], Any]) -> int:
@@ -65,7 +66,7 @@ def test_replacing_a_file_killed_at_any_call_leaves_old_or_new(tmp_path: Path) -
     path = tmp_path / "weights.pth"
     for calls in range(1, 6):
         path.write_text("old")
-        killed_after(calls, lambda: replace_file(path, text_writer("new")))
+        killed_after(calls, lambda: replace_file(path, "new"))
         assert path.read_text() in ("old", "new")
 
 
