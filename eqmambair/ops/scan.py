@@ -191,10 +191,13 @@ def _keep(ctx, inputs, output) -> None:
     *tensors, ctx.delta_softplus, ctx.chunk, _ = inputs
     states = output[1]
     ctx.mark_non_differentiable(states)
+    ctx.set_materialize_grads(False)  # none of zeros for the states, which are as large as several inputs
     ctx.save_for_backward(*tensors, states)
 
 
 def _gradient(ctx, grad, _):
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
     *tensors, states = ctx.saved_tensors
     grads = torch.ops.eqmambair.selective_scan_backward(grad, *tensors, states, ctx.delta_softplus, ctx.chunk)
     wanted = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
