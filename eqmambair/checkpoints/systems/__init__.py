@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from eqmambair.checkpoints.systems import eq_mambair, groupmamba, mambair, mambair_unet
+from eqmambair.checkpoints.systems import eq_mambair, groupmamba, mambair, mambair_unet, mambairv2, v2m
 from eqmambair.checkpoints.systems.layout import Layout, System
 from eqmambair.errors import UserError
 
-SYSTEMS: tuple[System, ...] = (mambair.SYSTEM, mambair_unet.SYSTEM, eq_mambair.SYSTEM, groupmamba.SYSTEM)
+SYSTEMS: tuple[System, ...] = (mambair.SYSTEM, mambair_unet.SYSTEM, eq_mambair.SYSTEM, groupmamba.SYSTEM, mambairv2.SYSTEM, v2m.SYSTEM, v2m.PYRAMID)
 
 
 def find_layout(state: Mapping[str, Tensor]) -> Layout | None:

@@ -94,16 +94,20 @@ def infer_restorer(state: State, order: int) -> dict[str, Any]:
         "patch_norm": "norm_in.weight" in state,
         "resi_connection": "1conv" if "conv_after.weight" in state else "3conv",
     }
+    return options | infer_head(state, in_chans)
+
+
+def infer_head(state: State, in_chans: int) -> dict[str, Any]:
+    """Options behind the weights of a head: pixel shuffles in stages, one shuffle, or none."""
     if "head.before.weight" in state:
         ratios = [
             state[f"head.upsample.{i}.conv.weight"].shape[0] // state["head.before.weight"].shape[0]
             for i in range(count(state, "head.upsample."))
         ]
-        return options | {"upsampler": "pixelshuffle", "upscale": math.isqrt(math.prod(ratios))}
+        return {"upsampler": "pixelshuffle", "upscale": math.isqrt(math.prod(ratios))}
     if "head.conv.weight" in state:
-        upscale = math.isqrt(state["head.conv.weight"].shape[0] // in_chans)
-        return options | {"upsampler": "pixelshuffledirect", "upscale": upscale}
-    return options | {"upsampler": "", "upscale": 1}
+        return {"upsampler": "pixelshuffledirect", "upscale": math.isqrt(state["head.conv.weight"].shape[0] // in_chans)}
+    return {"upsampler": "", "upscale": 1}
 
 
 def _published(state: State) -> Layout | None:
