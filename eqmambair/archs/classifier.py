@@ -57,17 +57,19 @@ class Classifier(nn.Module):
         return self.classify(self.features(x)[-1])
 
 
-class OutputNorms(nn.ModuleList):
+class OutputNorms(nn.ModuleDict):
     """One norm for each stage map that a dense-prediction network reads; made of the backbone's own kind of layers.
 
     Args:
         kit: the backbone's layers.
-        channels: channels of each map, all orientations together.
+        channels: channels of every stage's map, all orientations together.
+        stages: the stages that are read; None for all. Keys are their numbers.
     """
 
-    def __init__(self, kit: LayerKit, channels: Sequence[int]) -> None:
-        super().__init__(kit.norm(c // kit.order) for c in channels)
+    def __init__(self, kit: LayerKit, channels: Sequence[int], stages: Sequence[int] | None = None) -> None:
+        self.stages = tuple(range(len(channels)) if stages is None else stages)
+        super().__init__({str(i): kit.norm(channels[i] // kit.order) for i in self.stages})
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (b, c_i, h_i, w_i) -> the same, each normalised over the channels of a pixel."""
-        return [norm(x) for norm, x in zip(self, maps, strict=True)]
+        """Maps of all stages -> those that are read, (b, c_i, h_i, w_i), each normalised over the channels of a pixel."""
+        return [self[str(i)](maps[i]) for i in self.stages]

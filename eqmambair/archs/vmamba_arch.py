@@ -117,7 +117,7 @@ class StateSpacePyramid(Classifier):
             nn.Sequential(kit.conv_strided(fields[i], fields[i + 1]), kit.norm(fields[i + 1])) for i in range(len(depths) - 1)
         )
         if self.out_indices:
-            self.out_norms = OutputNorms(kit, [widths[i] for i in self.out_indices])
+            self.out_norms = OutputNorms(kit, widths, self.out_indices)
         elif num_classes:
             self.norm = kit.norm(fields[-1])
             self.head = kit.readout(fields[-1], num_classes)
@@ -155,8 +155,7 @@ class StateSpacePyramid(Classifier):
         """
         if not self.out_indices:
             return super().forward(x)
-        maps = self.features(x)
-        return self.out_norms([maps[i] for i in self.out_indices])
+        return self.out_norms(self.features(x))
 
 
 @ARCH_REGISTRY.register()

@@ -5,11 +5,22 @@ from typing import Any
 
 from torch import Tensor
 
-from eqmambair.checkpoints.systems import eq_mambair, groupmamba, mambair, mambair_unet, mambairv2, v2m
+from eqmambair.checkpoints.systems import eq_mambair, eq_vmamba, groupmamba, mambair, mambair_unet, mambairv2, upernet, v2m, vmamba
 from eqmambair.checkpoints.systems.layout import Layout, System
 from eqmambair.errors import UserError
 
-SYSTEMS: tuple[System, ...] = (mambair.SYSTEM, mambair_unet.SYSTEM, eq_mambair.SYSTEM, groupmamba.SYSTEM, mambairv2.SYSTEM, v2m.SYSTEM, v2m.PYRAMID)
+SYSTEMS: tuple[System, ...] = (
+    mambair.SYSTEM,
+    mambair_unet.SYSTEM,
+    eq_mambair.SYSTEM,
+    groupmamba.SYSTEM,
+    mambairv2.SYSTEM,
+    v2m.SYSTEM,
+    v2m.PYRAMID,
+    vmamba.SYSTEM,
+    eq_vmamba.SYSTEM,
+    *upernet.SYSTEMS,
+)
 
 
 def find_layout(state: Mapping[str, Tensor]) -> Layout | None:
