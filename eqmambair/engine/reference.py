@@ -11,13 +11,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from eqmambair.data.views import Augmentation
 from eqmambair.engine import schema
 from eqmambair.engine.optimizers import OPTIMIZERS
 from eqmambair.engine.option_checks import GIVEN_TO_DATASETS, supported_datasets
 from eqmambair.engine.options import joined_schema
 from eqmambair.engine.schedule import SCHEDULES
 from eqmambair.engine.signatures import parameters
-from eqmambair.models import RestorationModel
+from eqmambair.models import ClassificationModel, RestorationModel
+from eqmambair.models.classification import Mixing
+from eqmambair.models.parameter_groups import Grouping
 from eqmambair.models.restoration_metrics import TENSOR_METRICS
 from eqmambair.models.specs import Registered, lookup, names
 
@@ -38,6 +41,10 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ),
     ("path", schema.PathOptions, ""),
     ("train", joined_schema(RestorationModel), ""),
+    ("train, model_type: ClassificationModel", ClassificationModel.train_schema, "Instead of the losses above."),
+    ("train.mixing, classification", Mixing, ""),
+    ("train.grouping", Grouping, ""),
+    ("datasets.train.augment, classification", Augmentation, "In this order."),
     ("val", schema.ValOptions, ""),
     ("logger", schema.LoggerOptions, ""),
     ("logger.wandb", schema.WandbOptions, ""),
@@ -103,6 +110,8 @@ def _type(annotation: Any) -> str:
         return f"mapping of names to {inner}" if arguments[1] is not Any else "`type` and arguments"
     if origin is list:
         return f"list of {_type(arguments[0])}"
+    if origin is tuple:
+        return f"list of {len(arguments)}: {', '.join(_type(each) for each in arguments)}"
     if arguments:
         return " or ".join(_type(each) for each in arguments if each is not type(None))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -1,11 +1,12 @@
 """What a task does with a network, registered in basicsr's MODEL_REGISTRY."""
 
 from eqmambair.errors import UserError
-from eqmambair.models.base import Model, Record, TrainKeys, ValidationRequest
+from eqmambair.models.base import Model, Record, TrainKeys, ValidationRequest, ValKeys
+from eqmambair.models.classification import ClassificationModel
 from eqmambair.models.restoration import RestorationModel
 from eqmambair.models.specs import REGISTRIES, SUFFIX, nearest
 
-__all__ = ["Model", "Record", "RestorationModel", "TrainKeys", "ValidationRequest", "find_model"]
+__all__ = ["ClassificationModel", "Model", "Record", "RestorationModel", "TrainKeys", "ValKeys", "ValidationRequest", "find_model"]
 
 
 def find_model(name: object) -> type[Model]:
