@@ -9,9 +9,11 @@ from eqmambair.archs.mambair_arch import MambaIR
 from eqmambair.archs.mambair_unet_arch import MambaIRUNet
 from eqmambair.archs.mambairv2_arch import MambaIRv2, MambaIRv2Light
 from eqmambair.archs.upernet_arch import EQUPerNet, UPerNet
+from eqmambair.archs.v2m_arch import V2M, V2MPyramid
 from eqmambair.archs.vmamba_arch import VMamba
 
 __all__ = [
+    "V2M",
     "Classifier",
     "EQMambaIR",
     "EQUPerNet",
@@ -22,6 +24,7 @@ __all__ = [
     "MambaIRv2",
     "MambaIRv2Light",
     "UPerNet",
+    "V2MPyramid",
     "VMamba",
     "build_backbone",
     "build_network",
