@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from eqmambair.checkpoints import load_network, save_weights, to_official
-from eqmambair.cli._network import add_network_arguments, network_options
+from eqmambair.checkpoints import save_weights, to_official
+from eqmambair.cli._network import add_network_arguments, network_from_arguments
 from eqmambair.cli._run import run
 from eqmambair.errors import UserError
 
@@ -18,11 +18,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
 
-    if not args.weights:
-        raise UserError("name what to convert: --weights FILE")
     if Path(args.output).exists() and not args.overwrite:
         raise UserError(f"{args.output}: exists; add --overwrite to replace it")
-    network, options = load_network(args.weights, network_options(args.opt) if args.opt else None, args.param_key)
+    network, options, _ = network_from_arguments(args)
     state = network.state_dict()
     save_weights(args.output, to_official(state) if args.official else state, options)
     print(f"{args.output}: {len(state)} tensors of {options['type']}, {'published' if args.official else 'our'} layout")

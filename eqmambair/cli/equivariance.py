@@ -7,7 +7,7 @@ import torch
 
 from eqmambair.analysis.equivariance import equivariance_error
 from eqmambair.archs import input_channels
-from eqmambair.cli._network import add_network_arguments, network_from
+from eqmambair.cli._network import add_network_arguments, network_from_arguments
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
 from eqmambair.data.io import read_image, to_float
@@ -19,7 +19,7 @@ from eqmambair.inference.restore import find_device
 def main(argv: list[str]) -> None:
     """Print the error of every group element, and write it as JSON if asked."""
     parser = argparse.ArgumentParser(prog="equivariance", description=__doc__, allow_abbrev=False)
-    add_network_arguments(parser)
+    add_network_arguments(parser, untrained=True)
     parser.add_argument("--group", choices=["c2", "c4", "d4"], default="c4", help="what the network should commute with (default: c4)")
     parser.add_argument("--input", metavar="IMAGE", help="picture to measure on; without it noise of every --size")
     parser.add_argument("--size", metavar="HxW", type=parse_size, nargs="+", default=[(32, 32), (24, 40), (17, 23)], help="input sizes")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
-    network, options = network_from(args, untrained=True)
+    network, options, weights = network_from_arguments(args)
     device = find_device(args.device)
     network = network.to(device)
     channels = input_channels(network, options)
@@ -42,14 +42,14 @@ def main(argv: list[str]) -> None:
         inputs = {f"noise {h}x{w}": torch.rand(1, channels, h, w) for h, w in args.size}
 
     results = {}
-    print(f"{options['type']}, {'weights ' + args.weights if args.weights else 'untrained'}, group {args.group}")
+    print(f"{options['type']}, {f'weights {weights}' if weights else 'untrained'}, group {args.group}")
     print(f"{'input':<24} {'element':<16} {'NMSE':>10} {'max |diff|':>12}")
     for name, x in inputs.items():
         results[name] = equivariance_error(network, x.to(device), args.group)
         for element, error in results[name]["elements"].items():
             print(f"{name:<24} {element:<16} {error['nmse']:>10.2e} {error['max_abs']:>12.2e}")
     if args.json:
-        report = {"network": options, "weights": args.weights, "inputs": results}
+        report = {"network": options, "weights": str(weights) if weights else None, "inputs": results}
         replace_file(args.json, json.dumps(report, indent=2) + "\n")
 
 

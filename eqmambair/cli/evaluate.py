@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from eqmambair.cli._network import add_network_arguments, trained_from_arguments
+from eqmambair.cli._restorer import add_restorer_arguments, restorer_from_arguments
 from eqmambair.cli._run import run
-from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.data.io import IMAGE_EXTENSIONS, Image, list_images, read_image, write_image
 from eqmambair.data.prepare import downscale, pair_by_name, upscale
 from eqmambair.errors import UserError
@@ -67,7 +68,7 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
         enlarge = scale
         other, make = filled.lr, lambda picture: upscale(picture, enlarge) if enlarge > 1 else picture
     else:
-        trained = load_from_arguments(filled)
+        trained = trained_from_arguments(filled)
         if scale is not None and trained.scale != scale:
             raise UserError(f"the network enlarges by {trained.scale}, not by {scale}")
         scale = trained.scale

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eqmambair.cli._network import add_network_arguments, trained_from_arguments
+from eqmambair.cli._restorer import add_restorer_arguments, restorer_from_arguments
 from eqmambair.cli._run import run
-from eqmambair.cli._trained import add_network_arguments, add_restorer_arguments, load_from_arguments, restorer_from_arguments
 from eqmambair.data.io import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, list_images, read_image, write_image
 from eqmambair.errors import UserError
 from eqmambair.inference.tiling import Progress
@@ -112,7 +113,7 @@ def make_plan(inputs: list[Path], output: Path, *, suffix: str, extension: str, 
 def _restore_all(plan: Plan, arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    restore = restorer_from_arguments(load_from_arguments(arguments), arguments)
+    restore = restorer_from_arguments(trained_from_arguments(arguments), arguments)
     one_file = len(plan.jobs) == 1 and plan.jobs[0][1] == arguments.output
     folder = arguments.output.parent if one_file else arguments.output
     try:
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
     parser.add_argument("--overwrite", action="store_true", help="make results anew that are there already; else they are left alone")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_network_arguments(parser, required=True)
+    add_network_arguments(parser)
     add_restorer_arguments(parser)
     return parser
 

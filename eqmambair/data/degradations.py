@@ -28,9 +28,9 @@ def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     written, data = cv2.imencode(".jpg", planes, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not written:
         raise ValueError(f"a picture of {image.shape[1]}x{image.shape[0]} cannot be written as JPEG")
-    decoded = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if image.shape[2] == 1 else cv2.IMREAD_COLOR)
-    pixels: Any = decoded[:, :, None] if image.shape[2] == 1 else decoded[:, :, ::-1]
-    return pixels.astype(np.uint8, copy=False)
+    decoded: Any = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if image.shape[2] == 1 else cv2.IMREAD_COLOR)
+    pixels: NDArray[np.uint8] = decoded[:, :, None] if image.shape[2] == 1 else decoded[:, :, ::-1]
+    return pixels
 
 
 def crop_and_jpeg(gt: NDArray[np.uint8], gt_size: int, quality: int) -> tuple[Pixels, Pixels]:

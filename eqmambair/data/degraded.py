@@ -145,8 +145,8 @@ class DegradedImageDataset(PairedImageDataset):
 def one_channel(image: Pixels, color: Literal["y", "gray"]) -> Pixels:
     """Return (h, w, 1) of the type of the RGB picture: the luma of YCbCr (16 to 235 of 255) or gray, rounded."""
     if color == "gray":
-        gray: Pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None]
-        return gray
+        gray: Any = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return gray[:, :, None].astype(image.dtype, copy=False)
     largest = np.iinfo(image.dtype).max
     luma = rgb2ycbcr(image.astype(np.float32) / np.float32(largest), y_only=True)
     return np.rint(luma * largest).astype(image.dtype)[:, :, None]

@@ -90,7 +90,7 @@ def collect(stepper: Stepper, options: Options, progress: Progress, ranks: Ranks
         "options": options.model_dump(mode="json"),
         "versions": {"eqmambair": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     }
-    files = {WEIGHTS: tensor_writer(published), STATE: tensor_writer(state), OPTIONS: dump_options(options)}
+    files: dict[str, Content] = {WEIGHTS: tensor_writer(published), STATE: tensor_writer(state), OPTIONS: dump_options(options)}
     return files, 2 * _bytes(published) + _bytes(state)  # weights twice: in the state, and as the latest
 
 

@@ -38,7 +38,11 @@ def find_model(name: str) -> Path:
 
 
 def load_trained(
-    weights: str | Path, options: Mapping[str, Any] | None = None, scale: int | None = None, param_key: str | None = None
+    weights: str | Path,
+    options: Mapping[str, Any] | None = None,
+    scale: int | None = None,
+    param_key: str | None = None,
+    strict: bool = True,
 ) -> Trained:
     """Build the network that a weight file belongs to and fill it.
 
@@ -47,12 +51,13 @@ def load_trained(
         options: the ``network_g`` part of an option file. None: what the file itself says, else what its keys and shapes show.
         scale: output pixels per input pixel and side, where the network does not say it by an attribute ``upscale``.
         param_key: entry of a nested file, such as params_ema; None takes the first known one.
+        strict: whether every key must find its partner of the same shape; if not, what fits is loaded, and a warning names the rest.
 
     Raises:
         UserError: the file cannot be read, belongs to no known network, or does not fit the options.
     """
     try:
-        network, options = load_network(weights, options, param_key)
+        network, options = load_network(weights, options, param_key, strict)
     except UserError as error:
         raise UserError(f"{error}" if str(weights) in str(error) else f"{weights}: {error}") from error
     own_scale = getattr(network, "upscale", None)

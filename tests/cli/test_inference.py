@@ -10,10 +10,9 @@ import torch
 import yaml
 
 import eqmambair
-from eqmambair.cli import inference
+from eqmambair.cli import _network, inference
 from eqmambair.data.io import list_images, read_image, to_float, write_image
 from eqmambair.data.prepare import upscale
-from eqmambair.engine import options as engine_options
 from eqmambair.errors import UserError
 from eqmambair.inference import networks
 
@@ -316,7 +315,7 @@ def test_weights_of_an_option_file_lie_below_the_project(tmp_path, weights_x2, m
     (tmp_path / "project" / "net.safetensors").parent.mkdir()
     (tmp_path / "project" / "net.safetensors").write_bytes(weights_x2.read_bytes())
     (tmp_path / "net.safetensors").write_bytes(b"those of another project")
-    monkeypatch.setattr(engine_options, "project_root", lambda: tmp_path / "project")
+    monkeypatch.setattr(_network, "project_root", lambda: tmp_path / "project")
     monkeypatch.setenv("HOME", str(tmp_path / "project"))
     monkeypatch.chdir(tmp_path)
     for name in ("net.safetensors", "~/net.safetensors"):
@@ -334,9 +333,23 @@ def test_param_key_of_an_option_file_chooses_the_weights(tmp_path, weights_x2):
     assert command(*given, "--overwrite", "--weights", weights_x2) == 0  # the key belongs to the weights of the file
 
 
+def test_weights_that_fit_in_part_are_loaded_where_the_option_file_says_so(tmp_path, weights_x2, caplog):
+    _, options = networks.load_network(weights_x2)
+    path = {"pretrain_network_g": str(weights_x2), "strict_load_g": False}
+    given = option_file(tmp_path, weights_x2, path=path)
+    (tmp_path / "o.yml").write_text(yaml.safe_dump({"network_g": {**options, "upscale": 3}, "path": path}))
+    with caplog.at_level("WARNING", "eqmambair"):
+        assert command(*given) == 0
+    assert "1 missing" in caplog.text or "mismatched" in caplog.text
+    assert read_image(tmp_path / "out" / "a.png").shape == (12, 12, 3)
+    with pytest.raises(UserError, match="mismatched"):
+        command(*given, "--weights", weights_x2, "--overwrite")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ({"path": {"pretrain_network_g": "W", "strict_load_g": "no"}}, "strict_load_g: expected true or false, found 'no'"),
         ({"path": {"pretrain_network_g": 5}}, r"o\.yml:\d+: path\.pretrain_network_g: expected the name of a file, found 5"),
         ({"path": "net.pth"}, "path: expected a mapping"),
         ({"path": {"pretrain_network_g": "W", "param_key_g": 3}}, "param_key_g: expected a word, found 3"),

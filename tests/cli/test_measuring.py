@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from eqmambair import UserError, build_network
-from eqmambair.checkpoints import read_state, save_weights
+from eqmambair.checkpoints import load_network, read_state, save_weights
 from eqmambair.cli import complexity, convert_weights, equivariance
+from eqmambair.inference import networks
 
 NETWORK = {"type": "EQMambaIR", "embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.25, "upsampler": "pixelshuffle", "upscale": 2}
 
@@ -42,7 +43,7 @@ def test_equivariance_on_a_picture(option_file, tmp_path, capsys):
 
 
 def test_network_must_be_named(tmp_path):
-    with pytest.raises(UserError, match="name a network"):
+    with pytest.raises(UserError, match="no network"):
         equivariance.main([])
     with pytest.raises(UserError, match="nowhere"):
         equivariance.main(["--opt", str(tmp_path / "nowhere.yml")])
@@ -50,6 +51,25 @@ def test_network_must_be_named(tmp_path):
     empty.write_text("name: x\n")
     with pytest.raises(UserError, match="network_g"):
         equivariance.main(["--opt", str(empty)])
+
+
+def test_option_file_names_weights_unless_first_ones_are_asked_for(tmp_path, weights_x2, capsys):
+    _, options = load_network(weights_x2)
+    path = tmp_path / "o.yml"
+    path.write_text(yaml.safe_dump({"network_g": options, "path": {"pretrain_network_g": str(weights_x2)}}))
+    equivariance.main(["--opt", str(path), "--size", "4x4"])
+    assert f"weights {weights_x2}" in capsys.readouterr().out
+    equivariance.main(["--opt", str(path), "--size", "4x4", "--untrained"])
+    assert "untrained" in capsys.readouterr().out
+    path.write_text(yaml.safe_dump({"network_g": options}))
+    with pytest.raises(UserError, match="names no weights"):
+        convert_weights.main(["--opt", str(path), "--output", str(tmp_path / "x.pth")])
+
+
+def test_bundled_weights_are_measured_by_name(weights_x2, monkeypatch, capsys):
+    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", weights_x2.parent)
+    equivariance.main(["--model", "x2", "--size", "4x4"])
+    assert f"weights {weights_x2}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", ["8", "8x", "0x4", "-1x3", "axb"])
