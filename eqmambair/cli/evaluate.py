@@ -1,4 +1,4 @@
-"""PSNR and SSIM of results, of a network, or of bicubic enlargement, against ground truth."""
+"""PSNR, SSIM and PSNR-B of results, of a network, of bicubic enlargement, or of degraded pictures, against ground truth."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eqmambair.cli._degrading import add_degradation_arguments, degradation, degrade
 from eqmambair.cli._network import add_network_arguments, trained_from_arguments
 from eqmambair.cli._restorer import add_restorer_arguments, restorer_from_arguments
 from eqmambair.cli._run import run
@@ -18,27 +19,16 @@ from eqmambair.data.io import IMAGE_EXTENSIONS, Image, list_images, read_image, 
 from eqmambair.data.prepare import downscale, pair_by_name, upscale
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
-from eqmambair.metrics import CHANNELS, average, psnr, ssim
+from eqmambair.metrics import CHANNELS, Channel, average, psnr, psnrb, ssim
 
-METRICS = ("psnr", "ssim")
+METRICS: dict[str, Callable[..., float]] = {"psnr": psnr, "ssim": ssim, "psnrb": psnrb}
+_TITLES = {"psnr": "PSNR", "ssim": "SSIM", "psnrb": "PSNR-B"}
 _CHANNEL_NAMES = {"y": "Y of YCbCr", "rgb": "RGB", "gray": "gray"}
 
 
 def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    network = arguments.weights or arguments.model or arguments.opt
-    if sum(map(bool, (arguments.sr, network, arguments.bicubic))) != 1:
-        raise UserError("say what is to be measured: one of --sr FOLDER, --bicubic, or a network (--weights, --model, --opt)")
-    if arguments.lr and arguments.sr:
-        raise UserError("--lr is the input of a network or of --bicubic; --sr holds results already")
-    if not network and not arguments.scale:
-        raise UserError("--scale is needed (1 for pictures of the same size)")
-    if any(scale < 1 for scale in arguments.scale or ()):
-        raise UserError(f"a scale is an integer of at least 1, not {min(arguments.scale)}")
-    if network and len(arguments.scale or ()) > 1 and "{scale}" not in f"{arguments.weights}{arguments.model}{arguments.opt}":
-        raise UserError("a network has one scale; for several write {scale} in --weights, --model or --opt")
-    if arguments.save and len(arguments.scale or ()) > 1 and "{scale}" not in str(arguments.save):
-        raise UserError(f"--save {arguments.save}: the pictures of each scale would replace those before; write {{scale}} in it")
+    _check(arguments)
     for scale in arguments.scale or ():
         _save_folder(arguments, scale)  # before anything is measured
 
@@ -56,6 +46,30 @@ def main(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for arguments that do not go together."""
+    network = arguments.weights or arguments.model or arguments.opt
+    degraded = degradation(arguments)
+    if sum(map(bool, (arguments.sr, network, arguments.bicubic, arguments.degraded))) != 1:
+        raise UserError("say what is to be measured: one of --sr FOLDER, --bicubic, --degraded, or a network (--weights, --model, --opt)")
+    if arguments.degraded and not degraded:
+        raise UserError("--degraded measures what --jpeg QUALITY or --noise SIGMA makes of the ground truth; give one of them")
+    if degraded and (arguments.sr or arguments.bicubic or arguments.lr):
+        raise UserError("--jpeg and --noise make the input of a network of the ground truth; leave --sr, --lr and --bicubic out")
+    if degraded and set(arguments.scale or [1]) != {1}:
+        raise UserError("--jpeg and --noise keep the size: the scale is 1")
+    if arguments.lr and arguments.sr:
+        raise UserError("--lr is the input of a network or of --bicubic; --sr holds results already")
+    if not network and not degraded and not arguments.scale:
+        raise UserError("--scale is needed (1 for pictures of the same size)")
+    if any(scale < 1 for scale in arguments.scale or ()):
+        raise UserError(f"a scale is an integer of at least 1, not {min(arguments.scale)}")
+    if network and len(arguments.scale or ()) > 1 and "{scale}" not in f"{arguments.weights}{arguments.model}{arguments.opt}":
+        raise UserError("a network has one scale; for several write {scale} in --weights, --model or --opt")
+    if arguments.save and len(arguments.scale or ()) > 1 and "{scale}" not in str(arguments.save):
+        raise UserError(f"--save {arguments.save}: the pictures of each scale would replace those before; write {{scale}} in it")
+
+
 def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any]:
     """Score one scale; None takes that of the network."""
     filled = argparse.Namespace(**{key: _with_scale(value, scale) for key, value in vars(arguments).items()})
@@ -63,6 +77,8 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
     if filled.sr:
         assert scale is not None  # checked by main
         other, make = filled.sr, lambda picture: picture
+    elif filled.degraded:
+        other, make, scale = None, lambda picture: picture, 1
     elif filled.bicubic:
         assert scale is not None
         enlarge = scale
@@ -75,6 +91,11 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
         restore = restorer_from_arguments(trained, filled)
         # as the benchmarks do it: a colour network is given gray as RGB, and its luma is measured
         other, make = filled.lr, lambda picture: restore(np.repeat(picture, 3, 2) if picture.shape[2] == 1 < trained.channels else picture)
+    how = degradation(filled)
+    if how and scale != 1:
+        raise UserError(f"the network enlarges by {scale}; --jpeg and --noise keep the size")
+    channel: Channel = filled.channel or ("rgb" if how else "y")
+    measured = filled.metrics or (["psnr", "ssim", "psnrb"] if filled.jpeg is not None else ["psnr", "ssim"])
     save = _save_folder(arguments, scale)
     border = scale if filled.crop_border is None else filled.crop_border
     border = 0 if filled.crop_border is None and scale == 1 else border
@@ -82,8 +103,8 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
     truths = _images(filled.gt)
     problems: list[str] = []
     if other is None:
-        if scale == 1:
-            raise UserError("--lr is needed at scale 1: there is no low resolution to be made")
+        if scale == 1 and not how:
+            raise UserError("--lr is needed at scale 1, or --jpeg or --noise: there is no low resolution to be made")
         both: list[tuple[Path, Path | None]] = [(truth, None) for truth in truths]
         twice = [path for path in truths if sum(path.stem == twin.stem for twin in truths) > 1]
         problems += [f"{path}: its name without extension is not its own" for path in twice]
@@ -99,13 +120,15 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
     for truth, partner in _bar(both, filled.quiet):
         try:
             target = read_image(truth)
-            source = downscale(target, scale) if partner is None else read_image(partner)
+            if how:
+                target, source = degrade(target, how, channel)
+            else:
+                source = downscale(target, scale) if partner is None else read_image(partner)
             result = make(source)
+            if result.dtype == np.float32:
+                result = np.rint(result.clip(0, 1) * 255).astype(np.uint8)
             target = _crop_to(target, result, scale)
-            values = {
-                "psnr": psnr(result, target, crop_border=border, channel=filled.channel),
-                "ssim": ssim(result, target, crop_border=border, channel=filled.channel),
-            }
+            values = {metric: METRICS[metric](result, target, crop_border=border, channel=channel) for metric in measured}
             if save:
                 write_image(save / f"{truth.stem}.png", result)
             images[os.fsencode(truth.stem).decode("utf-8", "backslashreplace")] = values  # printed and written, which takes UTF-8
@@ -114,14 +137,15 @@ def _evaluate(arguments: argparse.Namespace, scale: int | None) -> dict[str, Any
             problems.append(str(error) if str(truth) in str(error) or name in str(error) else f"{name}: {error}")
     if not both:
         problems.append(f"{filled.gt}: no pair of pictures to score")
-    means = {metric: average(values[metric] for values in images.values())[0] for metric in METRICS}
+    means = {metric: average(values[metric] for values in images.values())[0] for metric in measured}
     return {
         "scale": scale,
-        "channel": filled.channel,
+        **({"degradation": how} if how else {}),
+        "channel": channel,
         "crop_border": border,
         "mean": {metric: None if math.isnan(value) else value for metric, value in means.items()},
         "images": images,
-        "identical": [name for name, values in images.items() if math.isinf(values["psnr"])],
+        "identical": [name for name, values in images.items() if math.isinf(values.get("psnr", 0))],
         "problems": problems,
     }
 
@@ -169,13 +193,14 @@ def _bar(items: list[Any], quiet: bool) -> Any:
 def _print_table(result: dict[str, Any]) -> None:
     names = [*result["images"], "mean"]
     width = max(map(len, names))
-    print(
-        f"x{result['scale']}: PSNR in dB and SSIM on {_CHANNEL_NAMES[result['channel']]}, {result['crop_border']} pixels cut at each border"
-    )
-    print(f"{'image':{width}}  {'PSNR':>7}  {'SSIM':>7}")
+    made = "".join(f", {key} {value:g}" for key, value in result.get("degradation", {}).items())
+    titles = [f"{_TITLES[metric]}{'' if metric == 'ssim' else ' in dB'}" for metric in result["mean"]]
+    measured = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
+    print(f"x{result['scale']}{made}: {measured} on {_CHANNEL_NAMES[result['channel']]}, {result['crop_border']} pixels cut at each border")
+    print(f"{'image':{width}}" + "".join(f"  {_TITLES[metric]:>7}" for metric in result["mean"]))
     for name, values in [*result["images"].items(), ("mean", result["mean"])]:
-        numbers = [math.nan if values[metric] is None else values[metric] for metric in METRICS]
-        print(f"{name:{width}}  {numbers[0]:7.3f}  {numbers[1]:7.4f}")
+        numbers = {metric: math.nan if value is None else value for metric, value in values.items()}
+        print(f"{name:{width}}" + "".join(f"  {value:7.{4 if metric == 'ssim' else 3}f}" for metric, value in numbers.items()))
     if result["identical"]:
         print(f"identical to the ground truth (infinite PSNR), left out of the mean of PSNR: {', '.join(result['identical'])}")
 
@@ -190,14 +215,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt", type=Path, required=True, help="folder of ground-truth pictures")
     parser.add_argument("--sr", type=Path, help="folder of results to be measured")
     parser.add_argument("--bicubic", action="store_true", help="measure bicubic enlargement, the baseline of the tables")
+    parser.add_argument("--degraded", action="store_true", help="measure what --jpeg or --noise makes, the baseline of the tables")
     parser.add_argument("--lr", type=Path, help="folder of inputs (default: made from --gt by MATLAB-compatible bicubic)")
     parser.add_argument("--scale", type=int, nargs="+", metavar="S", help="one or several (default: that of the network)")
     parser.add_argument("--suffix", help="what the names in --sr or --lr carry more than those in --gt (default: nothing, xS or _xS)")
-    parser.add_argument("--channel", choices=CHANNELS, default="y", help="what is compared (default: y, the luma)")
+    parser.add_argument("--channel", choices=CHANNELS, help="what is compared (default: y, the luma; with --jpeg or --noise rgb)")
+    parser.add_argument("--metrics", choices=list(METRICS), nargs="+", help="default: psnr and ssim, with --jpeg also psnrb")
     parser.add_argument("--crop_border", type=int, help="pixels left out at each side (default: the scale; 0 at scale 1)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--save", type=Path, help="write the pictures that are measured to this folder, as PNG")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_degradation_arguments(parser)
     add_network_arguments(parser, required=False)
     add_restorer_arguments(parser)
     return parser

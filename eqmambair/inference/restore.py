@@ -45,7 +45,7 @@ class Restorer:
 
     Equivariant layers are folded into plain ones first. Gray goes through a colour network as three equal channels, and comes back as their
     mean; colour goes through a gray network channel by channel. Alpha is enlarged by itself, with MATLAB's bicubic, and is left alone at
-    scale 1. The result has the dtype of the picture.
+    scale 1. The result has the dtype of the picture; float32 pictures are in [0, 1], but may go beyond (noise that was not clipped).
 
     Args:
         trained: the network.
@@ -90,7 +90,7 @@ class Restorer:
         """Return the restored picture, (scale*h, scale*w, c), of the dtype of ``image`` (h, w, c), c = 1, 3 or 4.
 
         Args:
-            image: uint8 or uint16.
+            image: uint8, uint16, or float32 without alpha, whose result is clamped to [0, 1].
             progress: called after each tile.
 
         Raises:
@@ -99,7 +99,10 @@ class Restorer:
         channels = image.shape[2]
         if channels not in (1, 3, 4):
             raise ValueError(f"a picture has 1, 3 or 4 channels, not {channels}")
-        colours = torch.from_numpy(to_float(image[:, :, : min(channels, 3)])).permute(2, 0, 1)
+        if image.dtype == np.float32 and channels == 4:
+            raise ValueError("float32 pictures have 1 or 3 channels, not 4")
+        pixels = image[:, :, : min(channels, 3)]
+        colours = torch.from_numpy(pixels if image.dtype == np.float32 else to_float(pixels)).permute(2, 0, 1)
         if self.channels == 1:
             batch = colours[:, None]  # channel by channel
         elif self.channels == 3:
@@ -110,8 +113,10 @@ class Restorer:
         restored = restored[:, 0] if self.channels == 1 else restored[0]
         if colours.shape[0] == 1:
             restored = restored.mean(0, keepdim=True)
-        largest = np.iinfo(image.dtype).max
-        pixels = (restored.clamp(0, 1) * largest).round().permute(1, 2, 0).numpy().astype(image.dtype)
+        clamped = restored.clamp(0, 1).permute(1, 2, 0)
+        if image.dtype == np.float32:
+            return clamped.numpy()
+        pixels = (clamped * np.iinfo(image.dtype).max).round().numpy().astype(image.dtype)
         if channels == 4:
             alpha = image[:, :, 3:]
             pixels = np.concatenate([pixels, upscale(alpha, self.scale) if self.scale > 1 else alpha], axis=2)
