@@ -1,18 +1,15 @@
 // The selective scan on the CPU for torch: tensors in, raw pointers to the kernels in cpu/. The schemas stand in eqmambair/ops/scan.py.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
 
-#include "cpu/scan.h"
+#include "bindings_cpu.h"
 
 namespace eqmambair {
 namespace {
@@ -20,16 +17,6 @@ namespace {
 using at::Tensor;
 using std::optional;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-const ScanKernels& kernels() {
-  static const ScanKernels* const chosen = [] {
-    const char* wanted = std::getenv("EQMAMBAIR_SIMD");
-    const ScanKernels* found = scan_kernels(wanted);
-    TORCH_CHECK_VALUE(found, "EQMAMBAIR_SIMD: this processor or this build has no kernels called ", wanted);
-    return found;
-  }();
-  return *chosen;
-}
 
 Type type_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -90,24 +77,6 @@ struct Arguments {
   ScanInputs in;
 };
 
-// Scratch memory on a boundary of cache lines.
-class Aligned {
- public:
-  explicit Aligned(int64_t bytes) : memory_(new char[bytes + 64]) {}
-  void* data() const { return memory_.get() + (-reinterpret_cast<uintptr_t>(memory_.get()) & 63); }
-
- private:
-  std::unique_ptr<char[]> memory_;
-};
-
-template <class Task>
-void run_tasks(int64_t tasks, int64_t scratch_bytes, const Task& task) {
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const Aligned scratch(scratch_bytes);
-    for (int64_t i = begin; i < end; i++) task(i, scratch.data());
-  });
-}
-
 // Channels of a forward task: all, for then the maps are read once, unless that leaves threads idle.
 int64_t forward_block(const ScanInputs& in) {
   const int64_t width = kernels().width, vectors = divide_up(in.channels, width);
@@ -115,7 +84,6 @@ int64_t forward_block(const ScanInputs& in) {
   const int64_t most = at::get_num_threads() == 1 ? vectors : std::clamp<int64_t>(in.batch * in.groups * vectors / enough, 1, vectors);
   return divide_up(vectors, divide_up(vectors, most)) * width;
 }
-
 
 std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
                                    const optional<Tensor>& D, const optional<Tensor>& bias, const optional<Tensor>& order,
@@ -133,27 +101,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
       at::empty({in.batch, keep ? divide_up(in.length, chunk) : 0, in.groups, in.states, in.channels}, A.options());
   const ScanForward scan{in, y.data_ptr(), keep ? kept.data_ptr<float>() : nullptr};
   const int64_t block = forward_block(in);
-  run_tasks(in.batch * in.groups * divide_up(in.channels, block), kernels().forward_scratch(in, block),
-            [&](int64_t task, void* scratch) { kernels().forward(scan, block, task, scratch); });
+  run_tasks(in.batch * in.groups * divide_up(in.channels, block), kernels().scan.forward_scratch(in, block),
+            [&](int64_t task, void* scratch) { kernels().scan.forward(scan, block, task, scratch); });
   return {y, kept};
-}
-
-// The sum of `shares` arrays of `size` floats that lie one after the other.
-void add_up(const float* from, int64_t shares, int64_t size, float* to) {
-  at::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      float sum = from[i];
-      for (int64_t share = 1; share < shares; share++) sum += from[share * size + i];
-      to[i] = sum;
-    }
-  });
-}
-
-Tensor added_up(const Tensor& shares) {
-  if (shares.size(0) == 1) return shares.select(0, 0);
-  const Tensor sum = at::empty(shares.sizes().slice(1), shares.options());
-  add_up(shares.data_ptr<float>(), shares.size(0), sum.numel(), sum.data_ptr<float>());
-  return sum;
 }
 
 Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -176,8 +126,8 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
   const Tensor dD = at::empty({in.batch, in.groups, in.channels}, real), dbias = at::empty(dD.sizes(), real);
   const ScanBackward scan{in, tokens_of(dy), kept.data_ptr<float>(), du.data_ptr(), ddelta.data_ptr(),
                           dB.data_ptr<float>(), dC.data_ptr<float>(), dA.data_ptr<float>(), dD.data_ptr<float>(), dbias.data_ptr<float>()};
-  run_tasks(in.batch * in.groups * blocks, kernels().backward_scratch(in),
-            [&](int64_t task, void* scratch) { kernels().backward(scan, task, scratch); });
+  run_tasks(in.batch * in.groups * blocks, kernels().scan.backward_scratch(in),
+            [&](int64_t task, void* scratch) { kernels().scan.backward(scan, task, scratch); });
   return {u.size(2) == in.groups ? du : du.sum(2, /*keepdim=*/true), ddelta,
           added_up(dA).transpose(1, 2).contiguous(), added_up(dB).to(u.scalar_type()), added_up(dC).to(u.scalar_type()),
           added_up(dD), added_up(dbias)};

@@ -6,13 +6,15 @@
 namespace eqmambair {
 namespace {
 
-#define SCAN_TABLE(set, width)                                                                                      \
-  {                                                                                                                 \
-#set, width, set::forward_scratch, set::forward, set::backward_scratch, set::backward                               \
+#define KERNELS_TABLE(set, width)                                                                      \
+  {                                                                                                    \
+    #set, width, {set::forward_scratch, set::forward, set::backward_scratch, set::backward}, {         \
+      set::depthwise_scratch, set::depthwise_forward, set::depthwise_backward_weight, set::depthwise_backward_input \
+    }                                                                                                  \
   }
 
 #if defined(__x86_64__)
-const ScanKernels tables[] = {SCAN_TABLE(avx512, 16), SCAN_TABLE(avx2, 8), SCAN_TABLE(baseline, 4)};
+const Kernels tables[] = {KERNELS_TABLE(avx512, 16), KERNELS_TABLE(avx2, 8), KERNELS_TABLE(baseline, 4)};
 
 bool runs(int table) {
   __builtin_cpu_init();
@@ -28,14 +30,14 @@ bool runs(int table) {
   }
 }
 #else
-const ScanKernels tables[] = {SCAN_TABLE(baseline, 4)};
+const Kernels tables[] = {KERNELS_TABLE(baseline, 4)};
 
 bool runs(int) { return true; }
 #endif
 
 }  // namespace
 
-const ScanKernels* scan_kernels(const char* wanted) {
+const Kernels* find_kernels(const char* wanted) {
   for (int i = 0; i < static_cast<int>(sizeof tables / sizeof tables[0]); i++)
     if ((!wanted || !*wanted || !std::strcmp(wanted, tables[i].name)) && runs(i)) return &tables[i];
   return nullptr;

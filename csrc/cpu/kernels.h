@@ -1,17 +1,34 @@
 // The kernels of each instruction set: declared here, chosen in dispatch.cpp.
 #pragma once
+#include "depthwise.h"
 #include "scan.h"
 
-#define SCAN_DECLARE(set)                                                                           \
-  namespace set {                                                                                   \
-  int64_t forward_scratch(const ScanInputs& in, int64_t block);                                     \
-  void forward(const ScanForward& scan, int64_t block, int64_t task, void* scratch);                \
-  int64_t backward_scratch(const ScanInputs& in);                                                   \
-  void backward(const ScanBackward& scan, int64_t task, void* scratch);                             \
+#define KERNELS_DECLARE(set)                                                                                                          \
+  namespace set {                                                                                                                     \
+  int64_t forward_scratch(const ScanInputs& in, int64_t block);                                                                       \
+  void forward(const ScanForward& scan, int64_t block, int64_t task, void* scratch);                                                  \
+  int64_t backward_scratch(const ScanInputs& in);                                                                                     \
+  void backward(const ScanBackward& scan, int64_t task, void* scratch);                                                               \
+  int64_t depthwise_scratch(const Depthwise& conv);                                                                                   \
+  void depthwise_forward(const Depthwise& conv, const float* x, float* y, int64_t task, void* scratch);                               \
+  void depthwise_backward_weight(const Depthwise& conv, const float* x, const float* grad, float* inside, float* shares, int64_t task, \
+                                 void* scratch);                                                                                      \
+  void depthwise_backward_input(const Depthwise& conv, const float* grad, float* dx, int64_t task, void* scratch);                    \
   }
 namespace eqmambair {
-SCAN_DECLARE(avx512)
-SCAN_DECLARE(avx2)
-SCAN_DECLARE(baseline)
+KERNELS_DECLARE(avx512)
+KERNELS_DECLARE(avx2)
+KERNELS_DECLARE(baseline)
+
+struct Kernels {
+  const char* name;
+  int64_t width;  // floats in a vector
+  ScanKernels scan;
+  DepthwiseKernels depthwise;
+};
+
+// The best kernels that this processor runs, or those named by `wanted` ("avx512", "avx2", "baseline") if it runs them, else null.
+const Kernels* find_kernels(const char* wanted);
+
 }  // namespace eqmambair
-#undef SCAN_DECLARE
+#undef KERNELS_DECLARE

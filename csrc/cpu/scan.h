@@ -42,11 +42,8 @@ struct ScanBackward {
 };
 
 // Work is cut into tasks that write nothing in common, so any division among threads gives the same bits.
-// One task is a batch element, a group and a block of channels; tasks are numbered in this order, blocks fastest.
+// One task is a batch element, a group and a block of channels (of whole vectors, for a forward task); tasks are numbered in this order, blocks fastest.
 struct ScanKernels {
-  const char* name;
-  // Channels of a forward task may be any multiple of this; whole vectors.
-  int64_t width;
   int64_t (*forward_scratch)(const ScanInputs&, int64_t block);                   // bytes, from 64-byte aligned memory
   void (*forward)(const ScanForward&, int64_t block, int64_t task, void* scratch);
   int64_t (*backward_scratch)(const ScanInputs&);
@@ -57,8 +54,5 @@ struct ScanKernels {
 constexpr int64_t backward_block = 96;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The best kernels that this processor runs, or those named by `wanted` ("avx512", "avx2", "baseline") if it runs them, else null.
-const ScanKernels* scan_kernels(const char* wanted);
 
 }  // namespace eqmambair

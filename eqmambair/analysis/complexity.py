@@ -1,5 +1,6 @@
 """What a network costs: parameters, multiply-accumulates, activations, counted while it runs once."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,10 +39,24 @@ def _scan_flops(u_shape: tuple[int, ...], delta_shape: tuple[int, ...], A_shape:
     return 2 * SCAN_MACS_PER_STATE * batch * length * paths * channels * A_shape[-1]
 
 
+def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    batch, _, height, width = x_shape
+    return 2 * batch * height * width * math.prod(weight_shape)
+
+
 class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
     """Adds up the sizes of what the dense operators write."""
 
-    dense = frozenset({torch.ops.aten.convolution, torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm})
+    dense = frozenset(
+        {
+            torch.ops.aten.convolution,
+            torch.ops.aten.mm,
+            torch.ops.aten.addmm,
+            torch.ops.aten.bmm,
+            torch.ops.aten.baddbmm,
+            torch.ops.eqmambair.depthwise_conv,
+        }
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +80,7 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
     scan = torch.ops.eqmambair.selective_scan_forward
     training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping={scan: _scan_flops})
+    counter = FlopCounterMode(display=False, custom_mapping={scan: _scan_flops, torch.ops.eqmambair.depthwise_conv: _depthwise_flops})
     activations = _ActivationCounter()
     try:
         with activations, counter:

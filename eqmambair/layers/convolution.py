@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.groups import Group
+from eqmambair.layers.depthwise import DepthwiseConv2d
+from eqmambair.ops import depthwise_conv2d
 
 
 class _FilterConv2d(nn.Module):
@@ -60,25 +62,21 @@ class _FilterConv2d(nn.Module):
         """The bias of the ordinary convolution, (c_out): one value a field, shared by the orientations."""
         return None if self.bias is None else self.bias.repeat(self.group.order)
 
-    def _conv_groups(self) -> int:
-        return 1
-
     def forward(self, x: Tensor) -> Tensor:
         """(b, c_in, h, w) -> (b, c_out, h, w)."""
-        return F.conv2d(x, self.plain_weight(), self.plain_bias(), padding=self.padding, dilation=self.dilation, groups=self._conv_groups())
+        return F.conv2d(x, self.plain_weight(), self.plain_bias(), padding=self.padding, dilation=self.dilation)
 
     def fold(self) -> nn.Conv2d:
         """The ordinary convolution with the same output."""
         weight, bias = self.plain_weight().detach(), self.plain_bias()
-        groups = self._conv_groups()
-        conv = nn.Conv2d(
-            weight.shape[1] * groups, weight.shape[0], self.kernel_size, padding=self.padding, dilation=self.dilation, groups=groups,
-            bias=bias is not None, device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
+        conv = self._ordinary(weight.shape[1], weight.shape[0], bias is not None).to(weight)
         conv.weight = nn.Parameter(weight.contiguous())
         if bias is not None:
             conv.bias = nn.Parameter(bias.detach().clone())
         return conv
+
+    def _ordinary(self, in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
+        return nn.Conv2d(in_channels, out_channels, self.kernel_size, padding=self.padding, dilation=self.dilation, bias=bias)
 
     def extra_repr(self) -> str:
         return f"group={self.group.name}, weight={tuple(self.weight.shape)}, dilation={self.dilation}, bias={self.bias is not None}"
@@ -137,6 +135,7 @@ class DepthwiseGroupConv2d(_FilterConv2d):
         kernel_size: odd side of the filter, in pixels.
         dilation: distance of the filter's taps, in pixels.
         bias: whether each output field has a bias.
+        silu: whether SiLU follows.
         fan_in: fields that the initial range counts, 1 by default; the published code counts all output fields.
 
     Raises:
@@ -144,18 +143,30 @@ class DepthwiseGroupConv2d(_FilterConv2d):
     """
 
     def __init__(
-        self, group: Group, in_fields: int, out_fields: int, kernel_size: int = 3, dilation: int = 1, bias: bool = True, fan_in: int = 1
+        self,
+        group: Group,
+        in_fields: int,
+        out_fields: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        bias: bool = True,
+        silu: bool = False,
+        fan_in: int = 1,
     ) -> None:
         if out_fields % in_fields:
             raise ValueError(f"out_fields = {out_fields}: must be a multiple of in_fields = {in_fields}")
-        self.in_fields = in_fields
+        self.in_fields, self.silu = in_fields, silu
         super().__init__(group, (out_fields,), kernel_size, out_fields if bias else 0, fan_in * kernel_size**2, dilation)
 
-    def _conv_groups(self) -> int:
-        return self.group.order * self.in_fields
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c_in, h, w) -> (b, c_out, h, w)."""
+        return depthwise_conv2d(x, self.plain_weight(), self.plain_bias(), self.dilation, self.silu)
 
     def plain_weight(self) -> Tensor:
         return self._moved().transpose(0, 1).reshape(-1, 1, self.kernel_size, self.kernel_size)
+
+    def _ordinary(self, in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
+        return DepthwiseConv2d(self.group.order * self.in_fields, out_channels, self.kernel_size, self.dilation, bias, self.silu)
 
 
 class ProjectionConv2d(_FilterConv2d):

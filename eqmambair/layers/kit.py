@@ -13,6 +13,7 @@ from torchvision.ops import StochasticDepth
 from eqmambair.groups import Group, ScanPaths, cross_scan_order
 from eqmambair.layers.attention import ChannelAttention
 from eqmambair.layers.convolution import DepthwiseGroupConv2d, GroupConv2d, LiftingConv2d, ProjectionConv2d
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.drop import FieldDropout
 from eqmambair.layers.linear import GroupLinear, InvariantLinear
 from eqmambair.layers.norm import ChannelLayerNorm, ChannelScale, FieldBatchNorm2d, FieldLayerNorm2d, FieldScale
@@ -94,7 +95,7 @@ class PlainKit:
         return torch.cat(list(maps), 1)
 
     def depthwise(self, width: int, dilation: int = 1) -> nn.Module:
-        return nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, groups=width)
+        return DepthwiseConv2d(width, width, dilation=dilation)
 
     def norm(self, width: int) -> nn.Module:
         return ChannelLayerNorm(width)

@@ -26,8 +26,9 @@ _X86_SETS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "baseline": [],
 }
-_CPU_KERNELS = ["cpu/scan_forward.cpp", "cpu/scan_backward.cpp"]
+_CPU_KERNELS = ["cpu/scan_forward.cpp", "cpu/scan_backward.cpp", "cpu/depthwise.cpp"]
 _CPU_ONCE = ["cpu/dispatch.cpp"]
+_CPU_BINDINGS = ["bindings_cpu.cpp", "bindings_layers_cpu.cpp"]
 _CUDA_KERNELS = ["cuda/scan_forward.cu", "cuda/scan_backward.cu"]
 # Compute capabilities that a library for any GPU is built for, those that nvcc does not know left out.
 CAPABILITIES = ["70", "75", "80", "86", "89", "90", "100", "120"]
@@ -89,7 +90,7 @@ def build_cpu(target: Path) -> None:
     sets = _X86_SETS if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": []}
     jobs = [(source, [*_OPTIMISE, *flags, "-std=c++17"], name) for source in _CPU_KERNELS for name, flags in sets.items()]
     jobs += [(source, [*_OPTIMISE, "-std=c++17"], "once") for source in _CPU_ONCE]
-    jobs += [("bindings_cpu.cpp", [*_torch_compile_flags(), *_openmp()], "torch")]
+    jobs += [(source, [*_torch_compile_flags(), *_openmp()], "torch") for source in _CPU_BINDINGS]
     _build(target, [(source, name, [cxx, *flags]) for source, flags, name in jobs], [cxx, "-shared", *_openmp()], ["torch_cpu", "c10"])
 
 

@@ -9,17 +9,17 @@ from eqmambair.ops import backends, plain
 CHUNK = 64
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D{none}, Tensor? delta_bias{none}, Tensor? order{none}"
-_LIBRARY = torch.library.Library("eqmambair", "DEF")
-_LIBRARY.define(f"selective_scan({_INPUTS.format(none='=None')}, bool delta_softplus=True) -> Tensor")
+LIBRARY = torch.library.Library("eqmambair", "DEF")
+LIBRARY.define(f"selective_scan({_INPUTS.format(none='=None')}, bool delta_softplus=True) -> Tensor")
 for _name in ("selective_scan_forward", "plain_scan_forward"):
-    _LIBRARY.define(f"{_name}({_INPUTS.format(none='')}, bool delta_softplus, int chunk, bool keep) -> (Tensor, Tensor)")
+    LIBRARY.define(f"{_name}({_INPUTS.format(none='')}, bool delta_softplus, int chunk, bool keep) -> (Tensor, Tensor)")
 for _name in ("selective_scan_backward", "plain_scan_backward"):
-    _LIBRARY.define(
+    LIBRARY.define(
         f"{_name}(Tensor grad, {_INPUTS.format(none='')}, Tensor states, bool delta_softplus, int chunk)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
 
-_LIBRARY.define("simd_level() -> str")
+LIBRARY.define("simd_level() -> str")
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 
@@ -208,18 +208,18 @@ def _no_second_gradient(ctx, *grads):
     raise NotImplementedError("selective_scan has no second derivative")
 
 
-_LIBRARY.impl("selective_scan", _selective_scan, "CompositeImplicitAutograd")
-_LIBRARY.impl("selective_scan", _autocast("cpu"), "AutocastCPU")
-_LIBRARY.impl("selective_scan", _autocast("cuda"), "AutocastCUDA")
+LIBRARY.impl("selective_scan", _selective_scan, "CompositeImplicitAutograd")
+LIBRARY.impl("selective_scan", _autocast("cpu"), "AutocastCPU")
+LIBRARY.impl("selective_scan", _autocast("cuda"), "AutocastCUDA")
 # For every device until a compiled kernel is registered for it: csrc/ does that when it is loaded.
-_LIBRARY.impl("selective_scan_forward", _forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
+LIBRARY.impl("selective_scan_forward", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 # What a compiled kernel calls for float64.
-_LIBRARY.impl("plain_scan_forward", _plain_forward, "CompositeExplicitAutograd")
-_LIBRARY.impl("plain_scan_backward", plain.backward, "CompositeExplicitAutograd")
+LIBRARY.impl("plain_scan_forward", _plain_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("plain_scan_backward", plain.backward, "CompositeExplicitAutograd")
 for _name in ("selective_scan_forward", "plain_scan_forward"):
-    torch.library.register_fake(f"eqmambair::{_name}", _fake_forward, lib=_LIBRARY)
+    torch.library.register_fake(f"eqmambair::{_name}", _fake_forward, lib=LIBRARY)
 for _name in ("selective_scan_backward", "plain_scan_backward"):
-    torch.library.register_fake(f"eqmambair::{_name}", _fake_backward, lib=_LIBRARY)
-torch.library.register_autograd("eqmambair::selective_scan_forward", _gradient, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd("eqmambair::selective_scan_backward", _no_second_gradient, lib=_LIBRARY)
+    torch.library.register_fake(f"eqmambair::{_name}", _fake_backward, lib=LIBRARY)
+torch.library.register_autograd("eqmambair::selective_scan_forward", _gradient, setup_context=_keep, lib=LIBRARY)
+torch.library.register_autograd("eqmambair::selective_scan_backward", _no_second_gradient, lib=LIBRARY)
