@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from eqmambair.groups import Group
 from eqmambair.layers.convolution import DepthwiseGroupConv2d
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.linear import GroupLinear, OrientationLinear
 from eqmambair.layers.norm import FieldLayerNorm
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly, positive_width
@@ -60,7 +61,7 @@ class CrossScan2d(nn.Module):
         self.states, self.rank = states, rank
         self.in_proj = nn.Linear(channels, width, bias=False)
         self.gate_proj = nn.Linear(channels, width, bias=False) if gated else None
-        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=conv_bias)
+        self.conv = DepthwiseConv2d(width, width, bias=conv_bias, silu=True)
         self.x_proj = nn.Linear(width, k * (rank + 2 * states), bias=False)
         self.dt_proj = nn.Parameter(torch.empty(k, width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.delta_bias = nn.Parameter(initial_delta_bias(k, width))
@@ -72,7 +73,7 @@ class CrossScan2d(nn.Module):
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """(b, c, h, w), order (4, h*w) -> (b, c, h, w)."""
         pixels = channels_last_axis(x)
-        features = channels_last_axis(F.silu(self.conv(channels_first_axis(self.in_proj(pixels)))))
+        features = channels_last_axis(self.conv(channels_first_axis(self.in_proj(pixels))))
         u = features.flatten(1, 2)  # (b, l, d)
         mixed = self.x_proj(u).unflatten(-1, (self.paths, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
@@ -123,7 +124,7 @@ class GroupScan2d(nn.Module):
         self.orientations, self.states, self.rank = group.order, states, rank
         self.in_proj = GroupLinear(group, fields, inner, bias=False)
         self.gate_proj = GroupLinear(group, fields, inner, bias=False) if gated else None
-        self.conv = DepthwiseGroupConv2d(group, inner, width, bias=conv_bias, fan_in=width if init == "published" else 1)
+        self.conv = DepthwiseGroupConv2d(group, inner, width, bias=conv_bias, silu=True, fan_in=width if init == "published" else 1)
         self.x_proj = generate(group, width, rank + 2 * states, bias=False)
         self.dt_proj = generate(group, rank, width, bias=False)
         low = rank**-0.5 if init == "published" else -(rank**-0.5)
@@ -139,7 +140,7 @@ class GroupScan2d(nn.Module):
         """(b, t*c, h, w), order (t, h*w) -> (b, t*c, h, w)."""
         t = self.orientations
         pixels = channels_last_axis(x)
-        features = channels_last_axis(F.silu(self.conv(channels_first_axis(self.in_proj(pixels)))))
+        features = channels_last_axis(self.conv(channels_first_axis(self.in_proj(pixels))))
         u = features.flatten(1, 2)  # (b, l, t*d)
         mixed = self.x_proj(u).unflatten(-1, (t, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
