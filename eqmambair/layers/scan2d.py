@@ -49,19 +49,22 @@ class CrossScan2d(nn.Module):
         expansion: width of the scan as a multiple of `channels`, rounded down.
         gated: whether a second projection of the input gates the result, as in MambaIR; VMamba has none.
         conv_bias: whether the depthwise convolution has a bias.
+        paths: number of paths; 4 for rows and columns both ways.
+        conv: whether there is a depthwise convolution.
 
     Source: MambaIR (arXiv 2402.15648), section 3.3, equations 7-9; VMamba (arXiv 2401.10166), SS2D.
     """
 
-    paths = 4
-
-    def __init__(self, channels: int, states: int = 16, expansion: float = 2.0, gated: bool = True, conv_bias: bool = True) -> None:
+    def __init__(
+        self, channels: int, states: int = 16, expansion: float = 2.0, gated: bool = True, conv_bias: bool = True, paths: int = 4,
+        conv: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        width, rank, k = scan_width(expansion, channels), step_rank(channels), self.paths
-        self.states, self.rank = states, rank
+        width, rank, k = scan_width(expansion, channels), step_rank(channels), paths
+        self.paths, self.states, self.rank = paths, states, rank
         self.in_proj = nn.Linear(channels, width, bias=False)
         self.gate_proj = nn.Linear(channels, width, bias=False) if gated else None
-        self.conv = DepthwiseConv2d(width, width, bias=conv_bias, silu=True)
+        self.conv = DepthwiseConv2d(width, width, bias=conv_bias, silu=True) if conv else nn.SiLU()
         self.x_proj = nn.Linear(width, k * (rank + 2 * states), bias=False)
         self.dt_proj = nn.Parameter(torch.empty(k, width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.delta_bias = nn.Parameter(initial_delta_bias(k, width))
@@ -70,17 +73,20 @@ class CrossScan2d(nn.Module):
         self.out_norm = nn.LayerNorm(width)
         self.out_proj = nn.Linear(width, channels, bias=False)
 
+    def inner(self, x: Tensor) -> Tensor:
+        """What the paths read: (b, c, h, w) -> (b, h, w, d)."""
+        return channels_last_axis(self.conv(channels_first_axis(self.in_proj(channels_last_axis(x)))))
+
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(b, c, h, w), order (4, h*w) -> (b, c, h, w)."""
-        pixels = channels_last_axis(x)
-        features = channels_last_axis(self.conv(channels_first_axis(self.in_proj(pixels))))
+        """(b, c, h, w), order (paths, h*w) or (b, paths, h*w) -> (b, c, h, w)."""
+        features = self.inner(x)
         u = features.flatten(1, 2)  # (b, l, d)
         mixed = self.x_proj(u).unflatten(-1, (self.paths, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
         delta = torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj)
         y = selective_scan(u.unsqueeze(2), delta, -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
         y = self.out_norm(y.sum(2).unflatten(1, features.shape[1:3]))
-        return channels_first_axis(self.out_proj(y if self.gate_proj is None else y * F.silu(self.gate_proj(pixels))))
+        return channels_first_axis(self.out_proj(y if self.gate_proj is None else y * F.silu(self.gate_proj(channels_last_axis(x)))))
 
 
 class GroupScan2d(nn.Module):

@@ -5,7 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
-from eqmambair.checkpoints.systems import eq_mambair, eq_vmamba, groupmamba, mambair, mambair_unet, mambairv2, upernet, v2m, vmamba
+from eqmambair.checkpoints.systems import (
+    eq_mambair,
+    eq_vmamba,
+    groupmamba,
+    mambair,
+    mambair_unet,
+    mambairv2,
+    spectral_vmamba,
+    upernet,
+    v2m,
+    vmamba,
+)
 from eqmambair.checkpoints.systems.layout import Layout, System
 from eqmambair.errors import UserError
 
@@ -17,6 +28,7 @@ SYSTEMS: tuple[System, ...] = (
     mambairv2.SYSTEM,
     v2m.SYSTEM,
     v2m.PYRAMID,
+    spectral_vmamba.SYSTEM,
     vmamba.SYSTEM,
     eq_vmamba.SYSTEM,
     *upernet.SYSTEMS,
