@@ -3,8 +3,8 @@
 Orientation t of a feature map is kept turned back by t, as a map of its own: a group element then only permutes these maps, whatever layer
 has made them, as long as every map goes through the same layer by itself. Layers need not know the group; window partitions, mirror
 padding, sorts with ties and free filters are all allowed. Orientations are mixed by letting a layer see, in the frame of each orientation,
-the maps of all of them (`Framing.seen`): any group layer is an ordinary one over what is seen, `GroupLinear` a linear layer, `GroupConv2d` a
-convolution.
+the maps of all of them (`Framing.seen`): any group layer is an ordinary one over what is seen, `GroupLinear` a linear layer, `GroupConv2d`
+a convolution.
 
 Nothing is rounded differently for a transformed image: the same numbers lie in the same memory layout before the same kernel. So networks
 that decide (routing, sorting) commute as well, which layers over (b, t*c, h, w) cannot guarantee: a sum in another order flips a near tie.

@@ -72,7 +72,7 @@ class WindowAttention(nn.Module):
         return [part for part in parts if part[0] < part[1]]
 
     def relative_bias(self) -> Tensor:
-        """The bias of each pair of places in a window: (heads, query row, query column, key row, key column), the last four `window` long."""
+        """The bias of each pair of places in a window: (heads, query row, its column, key row, its column), the last four `window` long."""
         side = self.window
         table = self.bias_table.view(2 * side - 1, 2 * side - 1, self.heads)
         # unfold: [query row, query column, head, i, j] is table[query row + i, query column + j], where i = window - 1 - key row
