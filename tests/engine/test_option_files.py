@@ -35,6 +35,20 @@ PARAMETERS = {  # the tables of the two papers' code, counted on the built netwo
     **{f"eq_mambair_color_denoising_{level}": 7_058_829 for level in (15, 25, 50)},
     **{f"eq_mambair_gray_denoising_{level}": 7_057_207 for level in (15, 25, 50)},
     **{f"eq_mambair_jpeg_{level}": 7_057_207 for level in (10, 30, 40)},
+    "mambairv2_light_x2": 774_092,
+    "mambairv2_light_x3": 780_587,
+    "mambairv2_light_x4": 789_680,
+    "mambairv2_small_x2": 9_621_935,
+    "mambairv2_small_x3": 9_806_575,
+    "mambairv2_small_x4": 9_769_647,
+    "mambairv2_x2": 22_903_001,
+    "mambairv2_x3": 23_087_641,
+    "mambairv2_x4": 23_050_713,
+    "mambairv2_large_x2": 34_090_523,
+    "mambairv2_large_x3": 34_275_163,
+    "mambairv2_large_x4": 34_238_235,
+    **{f"mambairv2_jpeg_{level}": 22_651_705 for level in (10, 30, 40)},
+    **{f"mambairv2_color_denoising_{level}": 22_657_971 for level in (15, 25, 50)},
 }
 
 
