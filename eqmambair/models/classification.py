@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from eqmambair.data.classification import ClassifiedPictures
 from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
-from eqmambair.models.building import built_dataset, started_network
+from eqmambair.models.building import built, built_dataset, started_network
 from eqmambair.models.parameter_groups import Grouping, grouped
-from eqmambair.models.specs import SUFFIX
+from eqmambair.models.specs import SUFFIX, LossSpec
+from eqmambair.models.teacher import Teacher, build_teacher
 
 _TOP = 5
 
@@ -36,6 +37,8 @@ class ClassificationTrain(TrainKeys):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that all classes share")
     mixing: Mixing | None = Field(None, description="blends the pictures of a batch")
+    teacher: Teacher | None = Field(None, description="a trained classifier to learn from")
+    distill_opt: LossSpec | None = Field(None, description="loss with labels and teacher, such as DistillationLoss")
     grouping: Grouping = Field(default_factory=lambda: Grouping.model_validate({}), description="weight decay and rates of parameters")
 
 
@@ -53,6 +56,12 @@ class ClassificationModel(Model):
         super().__init__(options, device)
         self.dataset: ClassifiedPictures | None = None  # the one that the weights are for
         self._mixing: Any = None  # timm's, made when it is first needed
+        train = options.train
+        self.distillation = built("loss", train.distill_opt) if train is not None and train.distill_opt is not None else None
+        self.teacher: nn.Module | None = None  # built with the training set, so that testing needs none
+        if train is not None and self.distillation is None and getattr(self.network, "dist_head", None) is not None:
+            name, needed = type(self.network).__name__, "train.teacher and train.distill_opt"
+            raise UserError(f"{name} has a head that learns from a teacher: give {needed}, or network_g.distillation: false")
 
     @classmethod
     def check_options(cls, options: Any) -> list[Problem]:
@@ -66,6 +75,8 @@ class ClassificationModel(Model):
                 if getattr(options.val, key):
                     found.append((("val", key), "there is nothing to write or to tile in classification"))
         train = options.datasets.get("train")
+        if options.train is not None and options.train.teacher is not None and options.train.distill_opt is None:
+            found.append((("train", "teacher"), "needs train.distill_opt: the loss by which it teaches, such as DistillationLoss"))
         if options.train is not None and options.train.mixing is not None and train is not None:
             for size in train.mini_batch_sizes or [train.batch_size_per_gpu]:
                 if size % 2:
@@ -82,6 +93,8 @@ class ClassificationModel(Model):
         logits = getattr(self.network, "num_classes", len(dataset.classes))
         if len(dataset.classes) != logits:
             raise UserError(f"datasets: {section.type} has {len(dataset.classes)} classes, the network {logits} (network_g.num_classes)")
+        if phase == "train" and self.options.train is not None and self.options.train.teacher is not None and self.teacher is None:
+            self.teacher = build_teacher(self.options.train.teacher, self.options, self.device)
         if self.dataset is None:
             self.dataset = dataset
         elif self.dataset.classes != dataset.classes:
@@ -109,12 +122,34 @@ class ClassificationModel(Model):
     def training_step(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         image, label = batch["image"], batch["label"]
         train = self.options.train
+        if self.distillation is not None:
+            return self._distilled(network, image, label)
         if train.mixing is None:
             loss = F.cross_entropy(network(image).float(), label, label_smoothing=train.label_smoothing)
         else:
             image, target = self._mix(image, label)
             loss = F.cross_entropy(network(image).float(), target)
         return loss, {"l_class": loss}
+
+    def _distilled(self, network: nn.Module, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with labels and teacher, who sees the same pictures; a network with one head learns both with it."""
+        assert self.dataset is not None
+        assert self.distillation is not None
+        if self.options.train.mixing is None:
+            smoothing, classes = self.options.train.label_smoothing, len(self.dataset.classes)
+            target = F.one_hot(label, classes) * (1 - smoothing) + smoothing / classes
+        else:
+            image, target = self._mix(image, label)
+        output = network(image)
+        head, dist_head = output if isinstance(output, tuple) else (output, output)
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher(image).float()
+            if taught.shape != dist_head.shape:
+                raise UserError(f"train.teacher: tells {taught.shape[1]} classes, the network {dist_head.shape[1]}")
+        loss = self.distillation(head.float(), dist_head.float(), target, taught)
+        return loss, {"l_distill": loss}
 
     def _mix(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         if self._mixing is None:
