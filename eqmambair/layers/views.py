@@ -5,12 +5,12 @@ from torch import Tensor
 
 def to_tokens(pixels: Tensor) -> Tensor:
     """(b, c, h, w) -> (b, h*w, c), rows first; a view when the input lies in channels_last memory."""
-    return pixels.flatten(2).transpose(1, 2)
+    return pixels.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_pixels(tokens: Tensor, height: int, width: int) -> Tensor:
     """(b, h*w, c) -> (b, c, h, w) in channels_last memory; a view of contiguous tokens."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 def channels_last_axis(pixels: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ class WindowAttention(nn.Module):
     def relative_bias(self) -> Tensor:
         """The bias of each pair of places in a window: (heads, query row, its column, key row, its column), the last four `window` long."""
         side = self.window
-        table = self.bias_table.view(2 * side - 1, 2 * side - 1, self.heads)
-        # unfold: [query row, query column, head, i, j] is table[query row + i, query column + j], where i = window - 1 - key row
-        return table.unfold(0, side, 1).unfold(1, side, 1).flip(3, 4).permute(2, 0, 1, 3, 4)
+        backwards = self.bias_table.t().flip(1).view(self.heads, 2 * side - 1, 2 * side - 1)
+        # unfold: [head, i, j, key row, key column] is backwards[head, i + key row, j + key column], where i = side - 1 - query row
+        return backwards.unfold(1, side, 1).unfold(2, side, 1).flip(1, 2)
 
     def _attend(self, qkv: Tensor, height: int, width: int, bias: Tensor) -> Tensor:
         """Attention inside windows of height x width: (b, h, w, 3c) -> (b, h, w, c)."""
