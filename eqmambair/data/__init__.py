@@ -5,6 +5,7 @@ from eqmambair.data.datasets import PairedImageDataset, SingleImageDataset
 from eqmambair.data.degraded import DegradedImageDataset
 from eqmambair.data.sampler import EndlessSampler
 from eqmambair.data.seeded import SeededDataset
+from eqmambair.data.segmentation import SegmentationDataset
 
 __all__ = [
     "DegradedImageDataset",
@@ -12,6 +13,7 @@ __all__ = [
     "ImageFolderDataset",
     "PairedImageDataset",
     "SeededDataset",
+    "SegmentationDataset",
     "SingleImageDataset",
     "TorchvisionDataset",
 ]

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from eqmambair.data.joint_views import JointAugmentation
 from eqmambair.data.views import Augmentation
 from eqmambair.engine import schema
 from eqmambair.engine.optimizers import OPTIMIZERS
@@ -18,7 +19,7 @@ from eqmambair.engine.option_checks import GIVEN_TO_DATASETS, supported_datasets
 from eqmambair.engine.options import joined_schema
 from eqmambair.engine.schedule import SCHEDULES
 from eqmambair.engine.signatures import parameters
-from eqmambair.models import ClassificationModel, RestorationModel
+from eqmambair.models import ClassificationModel, RestorationModel, SegmentationModel
 from eqmambair.models.classification import Mixing
 from eqmambair.models.parameter_groups import Grouping
 from eqmambair.models.restoration_metrics import TENSOR_METRICS
@@ -45,7 +46,10 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("train.mixing, classification", Mixing, ""),
     ("train.grouping", Grouping, ""),
     ("datasets.train.augment, classification", Augmentation, "In this order."),
+    ("train, model_type: SegmentationModel", SegmentationModel.train_schema, "Instead of the losses above."),
+    ("datasets.train.augment, segmentation", JointAugmentation, "In this order."),
     ("val", schema.ValOptions, ""),
+    ("val, model_type: SegmentationModel", SegmentationModel.val_schema, "Beside the keys above."),
     ("logger", schema.LoggerOptions, ""),
     ("logger.wandb", schema.WandbOptions, ""),
     ("dist_params", schema.DistOptions, ""),

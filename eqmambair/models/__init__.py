@@ -4,9 +4,20 @@ from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Record, TrainKeys, ValidationRequest, ValKeys
 from eqmambair.models.classification import ClassificationModel
 from eqmambair.models.restoration import RestorationModel
+from eqmambair.models.segmentation import SegmentationModel
 from eqmambair.models.specs import REGISTRIES, SUFFIX, nearest
 
-__all__ = ["ClassificationModel", "Model", "Record", "RestorationModel", "TrainKeys", "ValKeys", "ValidationRequest", "find_model"]
+__all__ = [
+    "ClassificationModel",
+    "Model",
+    "Record",
+    "RestorationModel",
+    "SegmentationModel",
+    "TrainKeys",
+    "ValKeys",
+    "ValidationRequest",
+    "find_model",
+]
 
 
 def find_model(name: object) -> type[Model]:

@@ -33,11 +33,13 @@ def grouped(network: nn.Module, grouping: Grouping) -> list[dict[str, Any]]:
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     exempt = set(_exempt(network, grouping.no_decay))
-    rule = {"no_weight_decay_list": exempt, "weight_decay_exclude_1d": grouping.no_decay in ("one_dimensional", "dynamics")}
+    lines = grouping.no_decay in ("one_dimensional", "dynamics")
     if grouping.layer_decay is None:
-        groups = param_groups_weight_decay(network, 1.0, **rule)
+        groups = param_groups_weight_decay(network, 1.0, lines, exempt)
     elif hasattr(network, "group_matcher"):
-        groups = param_groups_layer_decay(network, 1.0, layer_decay=grouping.layer_decay, **rule)
+        groups = param_groups_layer_decay(
+            network, 1.0, no_weight_decay_list=exempt, weight_decay_exclude_1d=lines, layer_decay=grouping.layer_decay
+        )
     else:
         raise UserError(f"train.grouping.layer_decay: {type(network).__name__} does not tell its layers (it has no group_matcher)")
     return [group if group["weight_decay"] == 0 else {k: v for k, v in group.items() if k != "weight_decay"} for group in groups]

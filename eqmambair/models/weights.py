@@ -1,6 +1,7 @@
-"""First weights of a network, as ``path.pretrain_network_g`` asks for them."""
+"""First weights of a network, as ``path.pretrain_network_g`` and ``path.pretrain_backbone`` ask for them."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,16 +13,27 @@ _log = logging.getLogger("eqmambair")
 
 
 def start_from(network: nn.Module, options: Any) -> None:
-    """Load ``path.pretrain_network_g`` into the network, if it is given.
+    """Load ``path.pretrain_backbone`` into the network's backbone and ``path.pretrain_network_g`` into all of it, where they are given.
 
     Raises:
-        UserError: the file, or the key in it, is missing, or does not fit.
+        UserError: a file, or the key in it, is missing, or does not fit; or the network has no backbone.
     """
-    given = options.path.pretrain_network_g
-    if given is None:
-        return
-    path = options.resolve(given)
+    key = options.path.param_key_g
+    if options.path.pretrain_backbone is not None:
+        backbone = getattr(network, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise UserError(f"path.pretrain_backbone: {type(network).__name__} has no backbone; use path.pretrain_network_g")
+        report = load_weights(backbone, _file(options, "pretrain_backbone"), strict=False, param_key=key)
+        if report.missing or report.mismatched:  # what is left over is the classifier
+            raise UserError(f"path.pretrain_backbone: {report}; the backbone is {type(backbone).__name__}")
+        _log.info("backbone: %s", report)
+    if options.path.pretrain_network_g is not None:
+        report = load_weights(network, _file(options, "pretrain_network_g"), strict=options.path.strict_load_g, param_key=key)
+        _log.info("weights: %s", report)
+
+
+def _file(options: Any, key: str) -> Path:
+    path: Path = options.resolve(getattr(options.path, key))
     if not path.is_file():
-        raise UserError(f"path.pretrain_network_g: {path}: no such file")
-    report = load_weights(network, path, strict=options.path.strict_load_g, param_key=options.path.param_key_g)
-    _log.info("weights: %s", report)
+        raise UserError(f"path.{key}: {path}: no such file")
+    return path

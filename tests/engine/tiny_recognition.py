@@ -27,6 +27,61 @@ class TinyClassifier(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(self.body(image), 2).flatten(1))
 
 
+@REGISTRIES["network"].register()
+class TinySegmenter(nn.Module):
+    """Two strided convolutions; logits at stride 4 of the main and, in training, at stride 2 of an auxiliary head."""
+
+    def __init__(self, *, num_classes: int = 2, width: int = 4) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans = num_classes, 3
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout2d(0.1))
+        self.main, self.auxiliary = nn.Conv2d(width, num_classes, 3, 2, 1), nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        features = self.backbone(image)
+        return {"out": self.main(features), "aux": self.auxiliary(features)} if self.training else self.main(features)
+
+
+def make_labelled_pictures(root: Path, split: str, count: int = 4, ignored: int = 11) -> Path:
+    """``root/SPLIT/{images,labels}``: pictures of a bright and a dark half that are told apart by labels, some pixels ``ignored``."""
+    generator = np.random.default_rng(len(split))
+    for folder in ("images", "labels"):
+        (root / split / folder).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        height, width = 20 + 4 * index, 28
+        labels = np.zeros((height, width), np.uint8)
+        labels[:, : 8 + 3 * index] = 1
+        pixels = generator.integers(0, 80, (height, width, 3)) + 150 * labels[:, :, None]
+        labels[-2:] = ignored
+        Image.fromarray(pixels.astype(np.uint8)).save(root / split / "images" / f"{index}.png")
+        Image.fromarray(labels).save(root / split / "labels" / f"{index}.png")
+    return root
+
+
+def segmentation_options(root: Path, **changes: Any) -> dict[str, Any]:
+    """Options of a short run on ``root/{train,val}/{images,labels}``; ``changes`` as of `classification_options`."""
+    data = {"type": "SegmentationDataset", "dataroot": str(root), "classes": ["dark", "bright"], "ignore": [11], "resize": [28, 24]}
+    options: dict[str, Any] = {
+        "name": "tiny",
+        "model_type": "SegmentationModel",
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "datasets": {"train": {**data, "batch_size_per_gpu": 2, "augment": {"crop": [16, 16]}}, "val": {"name": "mini", **data}},
+        "network_g": {"type": "TinySegmenter", "num_classes": 2},
+        "path": {"experiments_root": str(root / "experiments"), "results_root": str(root / "results")},
+        "train": {
+            "total_iter": 10,
+            "ema_decay": 0.9,
+            "optim_g": {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.01},
+            "scheduler": {"type": "WarmupPolyLR", "total_iter": 10, "warmup_iter": 2, "warmup_factor": 1e-6},
+            "grouping": {"no_decay": "norms"},
+        },
+        "val": {"val_freq": 5},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False},
+    }
+    return changed(options, changes)
+
+
 def make_class_folders(root: Path, each: int = 4, size: tuple[int, int] = (20, 16), classes: tuple[str, ...] = CLASSES) -> Path:
     """``root/CLASS/n.png``: noise, brighter at one side."""
     generator = np.random.default_rng(0)
