@@ -40,6 +40,8 @@ COMMANDS = {
     "equivariance": "equivariance",
     "complexity": "complexity",
     "convert": "convert_weights",
+    "lam": "lam",
+    "erf": "erf",
 }
 
 

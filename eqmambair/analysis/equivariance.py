@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eqmambair.errors import UserError
 from eqmambair.groups import Group, GroupName
 from eqmambair.groups import group as find_group
 
@@ -21,6 +22,38 @@ class ElementError:
 
     nmse: float
     max_abs: float
+
+
+@torch.no_grad()
+def equivariance_maps(model: nn.Module, x: Tensor, group: GroupName | Group = "c4") -> tuple[Tensor, dict[str, Tensor]]:
+    """Where f(g x) and g f(x) differ, for every element of a group but the identity, in evaluation mode.
+
+    Args:
+        model: maps images to images; its mode is restored.
+        x: one image, (1, c, h, w).
+        group: ``c2``, ``c4`` or ``d4``.
+
+    Returns:
+        f(x), (1, c, s*h, s*w), and by the element's name the root mean square over the channels of g^-1 f(g x) - f(x), (s*h, s*w): turned
+        back, so that all maps show the same places.
+
+    Raises:
+        UserError: the output has no pixels.
+    """
+    g = find_group(group)
+    training = model.training
+    model.eval()
+    try:
+        y = model(x)
+        if y.dim() != 4:
+            raise UserError(f"the network's output has shape {tuple(y.shape)}; a map needs pixels")
+        maps = {}
+        for element in range(1, g.order):
+            upright = g.act(model(g.act(x, element)), g.inverse(element))
+            maps[g.element_name(element)] = (upright.double() - y.double()).square().mean(1)[0].sqrt()
+    finally:
+        model.train(training)
+    return y, maps
 
 
 @torch.no_grad()

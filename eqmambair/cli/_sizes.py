@@ -1,7 +1,8 @@
-"""Image sizes on the command line."""
+"""Sizes and counts on the command line."""
 
 import argparse
 import re
+from collections.abc import Callable
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -14,3 +15,14 @@ def parse_size(text: str) -> tuple[int, int]:
     if not match or "0" in match.groups():
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write height and width as in 64x48")
     return int(match[1]), int(match[2])
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads a whole number from ``least`` on; it raises `argparse.ArgumentTypeError` for anything else."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return parse

@@ -2,15 +2,17 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import torch
 
-from eqmambair.analysis.equivariance import equivariance_error
+from eqmambair.analysis.equivariance import equivariance_error, equivariance_maps
+from eqmambair.analysis.pictures import equivariance_picture
 from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from_arguments
+from eqmambair.cli._pictures import read_tensor
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
-from eqmambair.data.io import read_image, to_float
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
 from eqmambair.inference.restore import find_device
@@ -25,8 +27,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", metavar="HxW", type=parse_size, nargs="+", default=[(32, 32), (24, 40), (17, 23)], help="input sizes")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the weights if there are none (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw there where f(g x) and g f(x) differ (.png; one input)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     args = parser.parse_args(argv)
+    if args.picture and args.picture.suffix != ".png":
+        raise UserError(f"{args.picture}: the picture is written as .png")
+    if args.picture and not args.input and len(args.size) > 1:
+        args.size = args.size[:1]
 
     torch.manual_seed(args.seed)
     network, options, weights = network_from_arguments(args)
@@ -34,10 +41,7 @@ def main(argv: list[str]) -> None:
     network = network.to(device)
     channels = input_channels(network, options)
     if args.input:
-        picture = torch.from_numpy(to_float(read_image(args.input))).permute(2, 0, 1)[None]
-        if picture.shape[1] != channels:
-            raise UserError(f"{args.input}: has {picture.shape[1]} channels, the network takes {channels}")
-        inputs = {args.input: picture}
+        inputs = {args.input: read_tensor(args.input, channels)}
     else:
         inputs = {f"noise {h}x{w}": torch.rand(1, channels, h, w) for h, w in args.size}
 
@@ -48,6 +52,12 @@ def main(argv: list[str]) -> None:
         results[name] = equivariance_error(network, x.to(device), args.group)
         for element, error in results[name]["elements"].items():
             print(f"{name:<24} {element:<16} {error['nmse']:>10.2e} {error['max_abs']:>12.2e}")
+    if args.picture:
+        (name, x), *_ = inputs.items()
+        output, maps = equivariance_maps(network, x.to(device), args.group)
+        title = f"{options['type']}, {weights.name if weights else 'untrained'}, {Path(name).name}"
+        replace_file(args.picture, equivariance_picture(title, output, maps, results[name]["elements"]))
+        print(args.picture)
     if args.json:
         report = {"network": options, "weights": str(weights) if weights else None, "inputs": results}
         replace_file(args.json, json.dumps(report, indent=2) + "\n")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from eqmambair.analysis.complexity import SCAN_MACS_PER_STATE, complexity
-from eqmambair.analysis.equivariance import equivariance_error
+from eqmambair.analysis.equivariance import equivariance_error, equivariance_maps
+from eqmambair.errors import UserError
 from eqmambair.ops import selective_scan
 
 
@@ -67,3 +68,34 @@ def test_dense_and_scan_work_are_counted():
     assert (linear.dense_macs, linear.activations) == (7 * 30, 35)
     scan = complexity(Scan(), torch.rand(2, 4, 3, 5))
     assert (scan.dense_macs, scan.scan_macs) == (0, SCAN_MACS_PER_STATE * 2 * 15 * 4 * 3)
+
+
+def test_maps_show_where_turns_do_not_commute():
+    """A network that brightens the upper left pixel: every turn brightens another corner, and the maps are upright."""
+
+    class Corner(nn.Module):
+        def forward(self, x):
+            y = x.clone()
+            y[:, :, 0, 0] += 1
+            return y
+
+    x = torch.rand(1, 3, 5, 5)
+    output, maps = equivariance_maps(Corner(), x, "c4")
+    assert output[0, 0, 0, 0] == x[0, 0, 0, 0] + 1
+    corners = {"rot90": (0, 4), "rot180": (4, 4), "rot270": (4, 0)}
+    for name, corner in corners.items():
+        expected = torch.zeros(5, 5, dtype=torch.float64)
+        expected[0, 0] = expected[corner] = 1
+        torch.testing.assert_close(maps[name], expected, atol=1e-6, rtol=0)
+
+
+def test_maps_and_errors_agree():
+    x = torch.rand(1, 2, 4, 6)
+    y, maps = equivariance_maps(Shift(), x, "d4")
+    for name, error in equivariance_error(Shift(), x, "d4")["elements"].items():
+        assert (maps[name].square().sum() * 2 / y.double().square().sum()).item() == pytest.approx(error["nmse"], rel=1e-6)
+
+
+def test_maps_need_pixels():
+    with pytest.raises(UserError, match="a map needs pixels"):
+        equivariance_maps(Logits(corner=True), torch.rand(1, 3, 4, 4))

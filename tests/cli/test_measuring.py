@@ -37,8 +37,10 @@ def test_equivariance_on_a_picture(option_file, tmp_path, capsys):
     cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 255, (9, 6, 3), np.uint8))
     equivariance.main(["--opt", option_file, "--input", str(picture), "--group", "c2"])
     assert "rot180" in capsys.readouterr().out
-    cv2.imwrite(str(picture), np.zeros((9, 6), np.uint8))
-    with pytest.raises(UserError, match="1 channels, the network takes 3"):
+    cv2.imwrite(str(picture), np.full((9, 6), 99, np.uint8))  # gray goes into a colour network as three equal channels
+    equivariance.main(["--opt", option_file, "--input", str(picture)])
+    cv2.imwrite(str(picture), np.zeros((9, 6, 4), np.uint8))
+    with pytest.raises(UserError, match="has alpha"):
         equivariance.main(["--opt", option_file, "--input", str(picture)])
 
 

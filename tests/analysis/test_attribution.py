@@ -1,0 +1,99 @@
+"""Local attribution maps on networks whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eqmambair.analysis.attribution import Box, blurred, gini, local_attribution
+from eqmambair.errors import UserError
+
+
+class Shift(nn.Module):
+    """Moves the picture five pixels to the right."""
+
+    def forward(self, x):
+        return torch.roll(x, 5, -1)
+
+
+def picture(height=24, width=28, channels=3):
+    return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def test_identity_owes_a_square_to_itself():
+    found = local_attribution(nn.Identity(), picture(), Box(8, 10, 6), steps=5)
+    assert found.map.shape == (24, 28)
+    inside = torch.zeros(24, 28, dtype=torch.bool)
+    inside[8:14, 10:16] = True
+    assert found.map[~inside].max() == 0
+    assert found.map[inside].max() > 0
+
+
+def test_map_follows_what_the_network_moves():
+    found = local_attribution(Shift(), picture(), Box(8, 10, 6), steps=5)
+    rows, columns = found.map.nonzero().unbind(1)
+    assert (rows.min(), rows.max()) == (8, 13)
+    assert (columns.min(), columns.max()) == (5, 10)
+
+
+def test_attributions_add_up_to_the_change_of_the_detector():
+    errors = []
+    for steps in (10, 80):
+        found = local_attribution(nn.Upsample(scale_factor=2, mode="bilinear"), picture(), Box(16, 20, 16), steps=steps)
+        errors.append(abs(found.total - found.expected) / abs(found.expected))
+    assert errors[1] < errors[0] / 4
+    assert errors[1] < 0.02
+
+
+def test_diffusion_index_grows_with_the_field_of_view():
+    network = nn.Conv2d(1, 1, 9, padding=4, bias=False)
+    nn.init.constant_(network.weight, 1 / 81)
+    image = picture(channels=1)
+    narrow = local_attribution(nn.Identity(), image, Box(10, 10, 2), steps=5)
+    wide = local_attribution(network, image, Box(10, 10, 2), steps=5)
+    assert narrow.diffusion_index < wide.diffusion_index < 100
+
+
+def test_gini_of_one_pixel_and_of_equal_ones():
+    one = torch.zeros(10, 10)
+    one[3, 4] = 7
+    assert gini(one) == pytest.approx(1 - 1 / 100, abs=1e-4)
+    assert gini(torch.full((10, 10), 3.0)) == pytest.approx(0)
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    by_pairs = sum(abs(a - b) for a in values for b in values) / (2 * 4 * values.sum())  # the definition
+    assert gini(values) == pytest.approx(float(by_pairs), abs=1e-6)
+    assert gini(torch.zeros(3)) == 0
+
+
+def test_blur_is_normalised_mirrored_and_nothing_at_the_end():
+    image = picture(9, 11)
+    torch.testing.assert_close(blurred(torch.full((1, 3, 9, 9), 0.3), 9, 1.2), torch.full((1, 3, 9, 9), 0.3))
+    torch.testing.assert_close(blurred(image, 9, 0.0), image)
+    padded = np.pad(image[0, 0].double().numpy(), 4, mode="reflect")
+    at = np.arange(-4, 5)
+    weights = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * (1.2 + 1e-5) ** 2))
+    by_hand = sum(weights[i, j] * padded[i : i + 9, j : j + 11] for i in range(9) for j in range(9)) / weights.sum()
+    np.testing.assert_allclose(blurred(image, 9, 1.2)[0, 0].numpy(), by_hand, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("box", "options", "said"),
+    [
+        (Box(20, 0, 6), {}, "does not lie in the output of 28x24"),
+        (Box(0, 0, 1), {}, "square of 1 pixels"),
+        (Box(0, 0, 4), {"kernel_size": 8}, "kernel is odd"),
+        (Box(0, 0, 4), {"kernel_size": 99}, "too small for a blur"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(box, options, said):
+    with pytest.raises(UserError, match=said):
+        local_attribution(nn.Identity(), picture(), box, **options)
+
+
+def test_networks_that_give_no_numbers_are_named():
+    class Root(nn.Module):
+        def forward(self, x):
+            return (x - 1).sqrt()
+
+    with pytest.raises(UserError, match="no numbers"):
+        local_attribution(Root(), picture(), Box(0, 0, 4), steps=2)
