@@ -1,8 +1,9 @@
-// Layers on the CPU for torch: tensors in, raw pointers to the kernels in cpu/. The schemas stand in eqmambair/ops/depthwise.py.
+// Layers on the CPU for torch: tensors in, raw pointers to the kernels in cpu/. The schemas stand in eqmambair/ops/{depthwise,group_linear}.py.
 #include <torch/library.h>
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "bindings_cpu.h"
 
@@ -57,10 +58,169 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const 
   return {dx, sums.narrow(0, 0, 9).t().reshape(weight.sizes()), sums.select(0, 9).clone()};
 }
 
+// A layer y_t = sum over s of W[t^-1 s] x_s + b, and its matrices in the Fourier basis. `rows` lists the irreducible representations by the
+// rows they have in the transform: 1; 2 for the two-dimensional one of quarter turns (a rotation, so one row of its matrix tells the other);
+// 4 for a two-dimensional one with all its entries.
+class GroupLinearArguments {
+ public:
+  GroupLinearArguments(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows)
+      : x(x.contiguous()), transform_(transform.contiguous()), bias_(bias ? bias->contiguous() : Tensor()) {
+    layer.order = static_cast<int>(transform.size(0));
+    layer.blocks = static_cast<int>(rows.size());
+    layer.out = weight.size(0);
+    layer.in = weight.size(1);
+    layer.transform = transform_.data_ptr<float>();
+    layer.bias = bias ? bias_.data_ptr<float>() : nullptr;
+    layer.tokens = x.numel() / x.size(-1);
+    int first = 0;
+    int64_t place = 0;
+    for (int b = 0; b < layer.blocks; b++) {
+      const int dim = rows[b] == 1 ? 1 : 2;
+      layer.block[b] = {first, dim, rows[b] == 4 ? 2 : 1, place};
+      rotation_.push_back(rows[b] == 2);
+      first += static_cast<int>(rows[b]);
+      place += dim * dim * layer.in * layer.out;
+    }
+    numbers = place;
+    read(weight.contiguous());
+  }
+
+  int64_t tasks() const { return divide_up(layer.tokens, linear_tokens); }
+
+  // The matrices, or their transposes, as the kernels read them.
+  std::vector<float> packed(bool transposed) const {
+    std::vector<float> result(numbers), turned;
+    for (int b = 0; b < layer.blocks; b++) {
+      const GroupLinear::Block& block = layer.block[b];
+      const int64_t m = block.dim * layer.out, n = block.dim * layer.in;
+      const float* matrix = matrices_.data() + block.place;
+      if (transposed) {
+        turned.resize(m * n);
+        for (int64_t i = 0; i < m; i++)
+          for (int64_t j = 0; j < n; j++) turned[j * m + i] = matrix[i * n + j];
+        kernels().linear.pack(turned.data(), n, m, result.data() + block.place);
+      } else {
+        kernels().linear.pack(matrix, m, n, result.data() + block.place);
+      }
+    }
+    return result;
+  }
+
+  // The gradient of the weight, (out, in, order), from those of the matrices.
+  Tensor weight_gradient(const float* matrices) const {
+    const int order = layer.order;
+    const Tensor result = at::empty({layer.out, layer.in, order}, transform_.options());
+    float* to = result.data_ptr<float>();
+    for (int64_t m = 0; m < layer.out; m++)
+      for (int64_t n = 0; n < layer.in; n++, to += order) {
+        float spectrum[GroupLinear::most];
+        for (int b = 0; b < layer.blocks; b++) {
+          const GroupLinear::Block& block = layer.block[b];
+          const auto entry = [&](int j, int l) { return matrices[block.place + (j * layer.out + m) * block.dim * layer.in + l * layer.in + n]; };
+          float* const s = spectrum + block.first;
+          if (block.dim == 1) {
+            s[0] = entry(0, 0);
+          } else if (rotation_[b]) {
+            s[0] = entry(0, 0) + entry(1, 1);
+            s[1] = entry(0, 1) - entry(1, 0);
+          } else {
+            for (int i = 0; i < 4; i++) s[i] = entry(i / 2, i % 2);
+          }
+        }
+        for (int r = 0; r < order; r++) {
+          to[r] = 0;
+          for (int i = 0; i < order; i++) to[r] += scale(i) * layer.transform[i * order + r] * spectrum[i];
+        }
+      }
+    return result;
+  }
+
+  Tensor x;
+  GroupLinear layer;
+  int64_t numbers;  // of all matrices
+
+ private:
+  // dim / order, for the row of the transform.
+  float scale(int row) const {
+    for (int b = 0; b < layer.blocks; b++)
+      if (row < layer.block[b].first + layer.block[b].dim * (rotation_[b] ? 1 : layer.block[b].dim)) return float(layer.block[b].dim) / layer.order;
+    return 0;
+  }
+
+  void read(const Tensor& weight) {
+    const int order = layer.order;
+    matrices_.resize(numbers);
+    const float* from = weight.data_ptr<float>();
+    for (int64_t m = 0; m < layer.out; m++)
+      for (int64_t n = 0; n < layer.in; n++, from += order) {
+        float spectrum[GroupLinear::most];
+        for (int i = 0; i < order; i++) {
+          spectrum[i] = 0;
+          for (int r = 0; r < order; r++) spectrum[i] += layer.transform[i * order + r] * from[r];
+          spectrum[i] *= scale(i);
+        }
+        for (int b = 0; b < layer.blocks; b++) {
+          const GroupLinear::Block& block = layer.block[b];
+          const float* s = spectrum + block.first;
+          const auto put = [&](int j, int l, float value) {
+            matrices_[block.place + (j * layer.out + m) * block.dim * layer.in + l * layer.in + n] = value;
+          };
+          if (block.dim == 1) {
+            put(0, 0, s[0]);
+          } else {
+            put(0, 0, s[0]);
+            put(0, 1, s[1]);
+            put(1, 0, rotation_[b] ? -s[1] : s[2]);
+            put(1, 1, rotation_[b] ? s[0] : s[3]);
+          }
+        }
+      }
+  }
+
+  Tensor transform_, bias_;
+  std::vector<bool> rotation_;
+  std::vector<float> matrices_;
+};
+
+std::vector<int64_t> with_last(const Tensor& x, int64_t channels) {
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = channels;
+  return sizes;
+}
+
+Tensor group_linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows) {
+  const GroupLinearArguments arguments(x, weight, bias, transform, rows);
+  const GroupLinear& layer = arguments.layer;
+  const std::vector<float> packed = arguments.packed(false);
+  const Tensor y = at::empty(with_last(x, layer.order * layer.out), x.options());
+  run_tasks(arguments.tasks(), kernels().linear.scratch(layer, false), [&](int64_t task, void* scratch) {
+    kernels().linear.forward(layer, packed.data(), arguments.x.data_ptr<float>(), y.data_ptr<float>(), task, scratch);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> group_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& transform,
+                                                         at::IntArrayRef rows) {
+  const GroupLinearArguments arguments(x, weight, std::nullopt, transform, rows);
+  const GroupLinear& layer = arguments.layer;
+  const std::vector<float> transposed = arguments.packed(true);
+  const Tensor dy = grad.contiguous(), dx = at::empty(arguments.x.sizes(), x.options());
+  const Tensor shares = at::empty({arguments.tasks(), arguments.numbers}, x.options());
+  const Tensor bias_shares = at::empty({arguments.tasks(), layer.out}, x.options());
+  run_tasks(arguments.tasks(), kernels().linear.scratch(layer, true), [&](int64_t task, void* scratch) {
+    kernels().linear.backward(layer, transposed.data(), arguments.x.data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>(),
+                              shares.data_ptr<float>() + task * arguments.numbers, bias_shares.data_ptr<float>() + task * layer.out, task,
+                              scratch);
+  });
+  return {dx, arguments.weight_gradient(added_up(shares).data_ptr<float>()), added_up(bias_shares).clone()};
+}
+
 }  // namespace
 }  // namespace eqmambair
 
 TORCH_LIBRARY_IMPL(eqmambair, CPU, m) {
   m.impl("depthwise_conv", &eqmambair::depthwise);
   m.impl("depthwise_conv_backward", &eqmambair::depthwise_backward);
+  m.impl("group_linear", &eqmambair::group_linear);
+  m.impl("group_linear_backward", &eqmambair::group_linear_backward);
 }

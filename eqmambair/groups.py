@@ -74,6 +74,33 @@ class Group:
         """``relative[t, s]`` is t^-1 s, (t, t), int64: orientation s as orientation t sees it, which is all that a filter may depend on."""
         return torch.tensor([[self.product(self.inverse(t), s) for s in self.elements] for t in self.elements])
 
+    @property
+    def representations(self) -> tuple[int, ...]:
+        """Rows that each real irreducible representation has in `characters`: 1, 2 (the turns of the plane) or 4 (with mirror images)."""
+        return {"c1": (1,), "c2": (1, 1), "c4": (1, 1, 2), "d4": (1, 1, 1, 1, 4)}[self.name]
+
+    @property
+    def characters(self) -> Tensor:
+        """The real Fourier transform on the group, (t, t): the entries, by rows, of each irreducible representation's matrices.
+
+        First the one-dimensional ones, then how an element moves the plane: for c4 one row of its matrix, which tells the other, for d4
+        both.
+        """
+        columns = []
+        for turns, mirror in _ELEMENTS[self.name]:
+            quarter, half, flip = (-1.0) ** turns, (-1.0) ** (turns // 2), (-1.0) ** mirror
+            cosine, sine = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)][turns]
+            first, second = [cosine * flip, -sine], [sine * flip, cosine]
+            columns.append(
+                {
+                    "c1": [1.0],
+                    "c2": [1.0, half],
+                    "c4": [1.0, quarter, *first],
+                    "d4": [1.0, quarter, flip, quarter * flip, *first, *second],
+                }[self.name]
+            )
+        return torch.tensor(columns).T.contiguous()
+
     def element_name(self, g: int) -> str:
         """What g does, for tables: ``rot90``, ``mirror``, ``rot90 mirror`` ..."""
         turns, mirror = _ELEMENTS[self.name][g]

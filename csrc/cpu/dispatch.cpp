@@ -6,11 +6,12 @@
 namespace eqmambair {
 namespace {
 
-#define KERNELS_TABLE(set, width)                                                                      \
-  {                                                                                                    \
-    #set, width, {set::forward_scratch, set::forward, set::backward_scratch, set::backward}, {         \
-      set::depthwise_scratch, set::depthwise_forward, set::depthwise_backward_weight, set::depthwise_backward_input \
-    }                                                                                                  \
+#define KERNELS_TABLE(set, width)                                                                                          \
+  {                                                                                                                        \
+    #set, width, {set::forward_scratch, set::forward, set::backward_scratch, set::backward},                               \
+        {set::depthwise_scratch, set::depthwise_forward, set::depthwise_backward_weight, set::depthwise_backward_input}, { \
+      set::linear_pack, set::linear_scratch, set::linear_forward, set::linear_backward                                     \
+    }                                                                                                                      \
   }
 
 #if defined(__x86_64__)

@@ -1,6 +1,7 @@
 """What a network costs: parameters, multiply-accumulates, activations, counted while it runs once."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ class Complexity:
 
     Attributes:
         parameters: trainable numbers.
-        dense_macs: multiply-accumulates of convolutions and matrix products, as the papers count them.
+        dense_macs: multiply-accumulates of convolutions and matrix products, as the papers count them: equivariant layers in dense form.
+        fourier_macs: those that are left where compiled kernels multiply group linear layers in the group's Fourier basis.
         scan_macs: those of the selective scans, `SCAN_MACS_PER_STATE` for every token, channel and state (the papers leave them out or
             count them differently).
         activations: numbers that convolutions and matrix products write.
@@ -26,6 +28,7 @@ class Complexity:
 
     parameters: int
     dense_macs: int
+    fourier_macs: int
     scan_macs: int
     activations: int
 
@@ -44,6 +47,19 @@ def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_
     return 2 * batch * height * width * math.prod(weight_shape)
 
 
+class _GroupLinearFlops:
+    """Counts group linear layers in dense form, and adds up what the Fourier basis saves."""
+
+    def __init__(self) -> None:
+        self.saved = 0
+
+    def __call__(self, x_shape: Any, weight_shape: Any, bias: Any, transform_shape: Any, rows: Sequence[int], **_: Any) -> int:
+        products = 2 * math.prod(x_shape[:-1]) * weight_shape[0] * weight_shape[1]
+        dense = products * transform_shape[0] ** 2
+        self.saved += dense - products * sum({1: 1, 2: 4, 4: 8}[each] for each in rows)
+        return dense
+
+
 class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
     """Adds up the sizes of what the dense operators write."""
 
@@ -55,6 +71,7 @@ class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
             torch.ops.aten.bmm,
             torch.ops.aten.baddbmm,
             torch.ops.eqmambair.depthwise_conv,
+            torch.ops.eqmambair.group_linear,
         }
     )
 
@@ -80,7 +97,10 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
     scan = torch.ops.eqmambair.selective_scan_forward
     training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping={scan: _scan_flops, torch.ops.eqmambair.depthwise_conv: _depthwise_flops})
+    group_linear = _GroupLinearFlops()
+    ops = torch.ops.eqmambair
+    mapping = {scan: _scan_flops, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     activations = _ActivationCounter()
     try:
         with activations, counter:
@@ -91,6 +111,7 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
     return Complexity(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         dense_macs=(counter.get_total_flops() - scan_flops) // 2,
+        fourier_macs=(counter.get_total_flops() - scan_flops - group_linear.saved) // 2,
         scan_macs=scan_flops // 2,
         activations=activations.total,
     )

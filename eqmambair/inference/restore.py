@@ -13,6 +13,8 @@ from eqmambair.errors import UserError
 from eqmambair.inference.networks import Trained
 from eqmambair.inference.tiling import MEMORY_ERRORS, Network, Progress, is_out_of_memory, official_tiled, self_ensemble, tiled
 from eqmambair.layers.fold import fold
+from eqmambair.layers.linear import GroupLinear
+from eqmambair.ops import backend
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TileMode = Literal["blend", "official"]
@@ -43,9 +45,10 @@ def find_device(name: str) -> torch.device:
 class Restorer:
     """Restore pictures with a trained network.
 
-    Equivariant layers are folded into plain ones first. Gray goes through a colour network as three equal channels, and comes back as their
-    mean; colour goes through a gray network channel by channel. Alpha is enlarged by itself, with MATLAB's bicubic, and is left alone at
-    scale 1. The result has the dtype of the picture; float32 pictures are in [0, 1], but may go beyond (noise that was not clipped).
+    Equivariant convolutions and norms are folded into plain ones first. Gray goes through a colour network as three equal channels, and
+    comes back as their mean; colour goes through a gray network channel by channel. Alpha is enlarged by itself, with MATLAB's bicubic, and
+    is left alone at scale 1. The result has the dtype of the picture; float32 pictures are in [0, 1], but may go beyond (noise that was not
+    clipped).
 
     Args:
         trained: the network.
@@ -82,8 +85,10 @@ class Restorer:
         self.scale, self.channels = trained.scale, trained.channels
         self.device = torch.device(device)
         self.tile, self.overlap, self.tile_mode = tile, tile_overlap, tile_mode
-        self._folded = fold(trained.network).to(self.device)
         self._dtype = _DTYPES.get(precision)
+        # The compiled kernels multiply group linear layers faster than the matrices that they fold to.
+        in_fourier_basis = self.device.type == "cpu" and self._dtype is None and backend("cpu") == "cpu"
+        self._folded = fold(trained.network, keep=(GroupLinear,) if in_fourier_basis else ()).to(self.device)
         self._network: Network = self_ensemble(self._run) if ensemble else self._run
 
     def __call__(self, image: Image, progress: Callable[[Progress], None] | None = None) -> Image:

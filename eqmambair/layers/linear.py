@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.groups import Group
+from eqmambair.ops import group_linear, takes_group_linear
 
 
 class GroupLinear(nn.Module):
@@ -21,13 +22,16 @@ class GroupLinear(nn.Module):
     """
 
     relative: Tensor
+    characters: Tensor
 
     def __init__(self, group: Group, in_fields: int, out_fields: int, bias: bool = True) -> None:
         super().__init__()
         self.group = group
+        self.representations = list(group.representations)
         self.weight = nn.Parameter(torch.empty(out_fields, in_fields, group.order))
         self.bias = nn.Parameter(torch.empty(out_fields)) if bias else None
         self.register_buffer("relative", group.relative, persistent=False)
+        self.register_buffer("characters", group.characters, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -49,6 +53,8 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., t*n) -> (..., t*m)."""
+        if takes_group_linear(x, self.weight):
+            return group_linear(x, self.weight, self.bias, self.characters, self.representations)
         return F.linear(x, self.plain_weight(), self.plain_bias())
 
     def fold(self) -> nn.Linear:

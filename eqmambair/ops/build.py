@@ -26,7 +26,7 @@ _X86_SETS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "baseline": [],
 }
-_CPU_KERNELS = ["cpu/scan_forward.cpp", "cpu/scan_backward.cpp", "cpu/depthwise.cpp"]
+_CPU_KERNELS = ["cpu/scan_forward.cpp", "cpu/scan_backward.cpp", "cpu/depthwise.cpp", "cpu/group_linear.cpp"]
 _CPU_ONCE = ["cpu/dispatch.cpp"]
 _CPU_BINDINGS = ["bindings_cpu.cpp", "bindings_layers_cpu.cpp"]
 _CUDA_KERNELS = ["cuda/scan_forward.cu", "cuda/scan_backward.cu"]
