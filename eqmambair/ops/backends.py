@@ -56,6 +56,10 @@ def load(device: str) -> bool:
     return not _why_not[device]
 
 
+# As torch.compiler.assume_constant_result sets it, which would import the compiler: without it no graph can be traced through `load`.
+load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _load(device: str) -> str:
     wanted = os.environ.get("EQMAMBAIR_BACKEND", "")
     if wanted not in ("", "torch", *_DEVICES):
