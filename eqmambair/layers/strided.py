@@ -22,7 +22,7 @@ Corners = Sequence[tuple[int, int]]
 def lattice_blocks(
     blocks: Sequence[Tensor], corners: Corners, kernel_size: int, stride: int, padding: int, exact_any_size: bool
 ) -> Tensor:  # fmt: skip
-    """Cut each block so that a strided convolution without padding samples it on the lattice that starts in its corner.
+    """Move each block so that a strided convolution without padding samples it on the lattice that starts in its corner.
 
     Args:
         blocks: maps of one size, (b, c, h, w) each.
@@ -31,21 +31,17 @@ def lattice_blocks(
         exact_any_size: see `StridedGroupConv2d`.
 
     Returns:
-        The blocks side by side, (b, sum of c, h', w').
+        The blocks, padded, side by side, (b, sum of c, h + 2 padding, w + 2 padding).
     """
-    height, width = blocks[0].shape[-2:]
-    row_steps, rows_left = divmod(height + 2 * padding - kernel_size, stride)
-    column_steps, columns_left = divmod(width + 2 * padding - kernel_size, stride)
-    if not exact_any_size:
-        rows_left = columns_left = stride - 1
-    beyond = 0 if exact_any_size else stride - 1  # the fixed shift may read behind the padding
-    span_h, span_w = stride * row_steps + kernel_size, stride * column_steps + kernel_size
-    cut = []
-    for block, (bottom, right) in zip(blocks, corners, strict=True):
-        padded = F.pad(block, (padding, padding + beyond, padding, padding + beyond))
-        top, left = bottom * rows_left, right * columns_left
-        cut.append(padded[..., top : top + span_h, left : left + span_w])
-    return torch.cat(cut, 1)
+    sides = [side + 2 * padding - kernel_size for side in blocks[0].shape[-2:]]
+    shifts = [side % stride if exact_any_size else stride - 1 for side in sides]
+    moved = []
+    for block, corner in zip(blocks, corners, strict=True):
+        # What leaves at one end comes in at the other, where no filter looks; so the size stays a simple one for torch.export.
+        turned = [(-shift, axis) for shift, axis, far in zip(shifts, (-2, -1), corner, strict=True) if far]
+        padded = F.pad(block, (padding,) * 4)
+        moved.append(torch.roll(padded, *zip(*turned, strict=True)) if turned else padded)
+    return torch.cat(moved, 1)
 
 
 class LatticeConv2d(nn.Module):
