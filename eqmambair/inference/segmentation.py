@@ -143,3 +143,12 @@ def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == size:
         return logits
     return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def protocol_of(card: dict[str, Any], **changes: Any) -> Protocol:
+    """The protocol that a weight file's card asks for (whole pictures at their own size without), with ``changes`` that are not None."""
+    given = {**card.get("protocol", {}), **{key: value for key, value in changes.items() if value is not None}}
+    try:
+        return Protocol(**given)
+    except TypeError as error:
+        raise UserError(f"the weights' card does not fit this version ({error})") from error

@@ -73,7 +73,7 @@ class SegmentationModel(Model):
             if options.val.tile is not None:
                 found.append((("val", "tile"), "here it is mode: slide with window and stride"))
             try:
-                _protocol(options.val, None, None)
+                protocol_from(options.val, None, None)
             except UserError as error:
                 found.append((("val",), str(error)))
         for key, section in options.datasets.items():
@@ -112,7 +112,7 @@ class SegmentationModel(Model):
     def card(self) -> dict[str, Any]:
         if self.dataset is None:
             return {}
-        protocol = _protocol(self.options.val, self.dataset.resize, self.dataset).as_dict()
+        protocol = protocol_from(self.options.val, self.dataset.resize, self.dataset).as_dict()
         return {"task": "segmentation", "classes": self.dataset.classes, "colours": self.dataset.colours.tolist(), "protocol": protocol}
 
     def move(self, batch: Any) -> Any:
@@ -141,7 +141,7 @@ class SegmentationModel(Model):
     def validation_step(self, network: nn.Module, batch: Any, request: ValidationRequest) -> list[Record]:
         assert self.dataset is not None
         resize = (int(batch["resize"][0]), int(batch["resize"][1])) if "resize" in batch else None
-        protocol = _protocol(self.options.val, resize, self.dataset)
+        protocol = protocol_from(self.options.val, resize, self.dataset)
         image, true, name = batch["image"][0], batch["label"][0], batch["path"][0]
         found = Segmenter(network, protocol, self.device).labels(image)
         counts = agreement(found, true, len(self.dataset.classes))
@@ -171,7 +171,8 @@ def _sum(records: Sequence[Record]) -> np.ndarray:
     return np.sum([record.facts["counts"] for record in records], axis=0)
 
 
-def _protocol(val: Any, resize: tuple[int, int] | None, dataset: SegmentationDataset | None) -> Protocol:
+def protocol_from(val: Any, resize: tuple[int, int] | None, dataset: SegmentationDataset | None) -> Protocol:
+    """How the section ``val`` (or None) asks for networks to be tested, on pictures of this size and normalised as those of a data set."""
     given: dict[str, Any] = {"resize": resize}
     if dataset is not None:
         given |= {"mean": dataset.mean, "std": dataset.std}

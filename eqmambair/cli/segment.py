@@ -1,0 +1,101 @@
+"""Segment pictures: label files with a palette, and overlays, of files and folders."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eqmambair.cli._network import add_network_arguments
+from eqmambair.cli._recognition import class_names, pictures_in, recognition_network
+from eqmambair.cli._run import run
+from eqmambair.cli._sizes import at_least
+from eqmambair.data.io import write_image
+from eqmambair.data.label_sets import LABEL_SETS, colours_of
+from eqmambair.data.pictures import open_picture
+from eqmambair.errors import UserError
+from eqmambair.inference.masks import overlay, write_labels
+from eqmambair.inference.segmentation import Protocol, Segmenter, protocol_of
+
+
+def main(argv: list[str]) -> int:
+    """Write labels and overlays; returns 1 where a picture could not be read."""
+    args = _parser().parse_args(argv)
+    pictures = pictures_in(args.inputs, args.recursive)
+    targets = [args.output / place.with_suffix("") for _, place in pictures]
+    twice = {target for target in targets if targets.count(target) > 1}
+    if twice:
+        raise UserError(f"{len(twice)} results would have the name of another, such as {min(twice)}; give the folders one by one")
+    network, card, device = recognition_network(args)
+    segmenter = Segmenter(network, _protocol(args, card), device)
+    count = _classes(segmenter)
+    of_set = {"classes": list(LABEL_SETS[args.palette].classes) or None} if args.palette else card
+    names = class_names(args.classes, of_set)
+    if names is not None and len(names) != count:
+        raise UserError(f"{type(network).__name__} has {count} classes, but {len(names)} names are given")
+    colours = np.array(card["colours"], np.uint8) if "colours" in card and args.palette is None else colours_of(args.palette, count)
+    if len(colours) != count:
+        raise UserError(f"{type(network).__name__} has {count} classes, but {len(colours)} colours are given")
+    problems: list[str] = []
+    for (path, _), target in zip(pictures, targets, strict=True):
+        try:
+            pixels = np.asarray(open_picture(path))
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        labels = segmenter.labels(torch.from_numpy(pixels.transpose(2, 0, 1).copy())).cpu().numpy()
+        write_labels(target.with_name(f"{target.name}_labels.png"), labels, colours)
+        write_image(target.with_name(f"{target.name}_overlay.png"), overlay(pixels, labels, colours, args.opacity))
+        print(f"{path}: {_shares(labels, names)}")
+    print(f"{len(pictures) - len(problems)} segmented, {len(problems)} problems; results in {args.output}")
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _classes(segmenter: Segmenter) -> int:
+    """How many classes the network tells apart, found by trying it."""
+    try:
+        return int(segmenter.scores(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape[0])
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise UserError(f"{type(segmenter.network).__name__} does not segment pictures ({' '.join(str(error).split())[:100]})") from error
+
+
+def _shares(labels: np.ndarray, names: list[str] | None) -> str:
+    numbers, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts)[:5]
+    return ", ".join(f"{names[numbers[i]] if names else numbers[i]} {100 * counts[i] / labels.size:.0f} %" for i in order)
+
+
+def _protocol(args: argparse.Namespace, card: dict[str, Any]) -> Protocol:
+    changes = {key: getattr(args, key) for key in ("mode", "window", "stride", "resize", "ratios", "pad_multiple")}
+    return protocol_of(card, **changes, flip=True if args.flip else None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segment.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
+    parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
+    add_network_arguments(parser)
+    pair = {"type": at_least(1), "nargs": 2}
+    told = "(default: what the weights say)"
+    parser.add_argument("--mode", choices=("whole", "slide"), help=f"whole pictures or windows {told}")
+    parser.add_argument("--window", **pair, metavar=("H", "W"), help=f"of the windows {told}")
+    parser.add_argument("--stride", **pair, metavar=("H", "W"), help=f"steps between windows {told}")
+    parser.add_argument("--resize", **pair, metavar=("LONG", "SHORT"), help=f"sides that pictures are fitted into {told}")
+    parser.add_argument("--ratios", type=float, nargs="+", help="factors of the size; probabilities are averaged")
+    parser.add_argument("--flip", action="store_true", help="also the mirror image of every size")
+    parser.add_argument("--pad_multiple", type=at_least(1), help="zeros right and below, to multiples of it")
+    parser.add_argument("--palette", choices=sorted(LABEL_SETS), help="colours and names of a set (default: what the weights say)")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="names, one a line: any word, then the name")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the labels over the picture, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
+    return parser
+
+
+def cli() -> None:
+    """Entry of the command line."""
+    run(main)
