@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Part of the package -> the parts that it may import. `errors`, `files`, `version` and `compat` stand under everything.
+#: Part of the package -> the parts that it may import. `errors`, `files`, `memory`, `version` and `compat` stand under everything.
 BELOW = {
     "errors": set(),
     "version": set(),
     "compat": set(),
     "files": {"errors"},
+    "memory": set(),
     "ops": set(),
     "groups": set(),
     "layers": {"ops", "groups"},
@@ -30,7 +31,7 @@ BELOW["engine"] = {*BELOW["models"], "models"}
 BELOW["analysis"] = {*BELOW["engine"], "engine"}
 BELOW["env"] = {"ops"}
 BELOW["cli"] = {*BELOW["analysis"], "analysis", "env"}
-ANYWHERE = {"errors", "files", "version", "compat"}
+ANYWHERE = {"errors", "files", "memory", "version", "compat"}
 
 MODULES = sorted((ROOT / "eqmambair").rglob("*.py"))
 

@@ -1,13 +1,15 @@
-"""How every command of the toolbox ends: one clear line and an exit status."""
+"""How every command of the toolbox starts and ends: freed memory kept, one clear line and an exit status."""
 
 import sys
 from collections.abc import Callable
 
 from eqmambair.errors import UserError
+from eqmambair.memory import keep_freed_memory
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Call ``main(argv)`` and leave the process with its status: 2 and one line on a ``UserError``, 130 on Ctrl-C."""
+    keep_freed_memory()
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
