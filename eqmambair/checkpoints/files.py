@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqmambair.checkpoints.pickles import load_beside_frameworks
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
 
@@ -38,7 +39,7 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
     if path.suffix == ".safetensors":
         return _read_safetensors(path, param_key)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_pickled(path)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason}); save the state dict alone") from error
@@ -66,11 +67,18 @@ def read_card(path: str | Path) -> dict[str, Any]:
             with safe_open(path, framework="pt") as file:
                 card = json.loads((file.metadata() or {}).get("card", "{}"))
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _read_pickled(path)
             card = content.get("card", {}) if isinstance(content, Mapping) else {}
     except Exception as error:  # as in read_state
         raise UserError(f"{path}: cannot be read as a weight file ({str(error).splitlines()[0]})") from error
     return dict(card) if isinstance(card, Mapping) else {}
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return load_beside_frameworks(path)
 
 
 def _read_safetensors(path: Path, param_key: str | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

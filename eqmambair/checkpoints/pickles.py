@@ -1,0 +1,58 @@
+"""Weight files that hold more than tensors: training frameworks store their configuration and their logs as objects beside the weights.
+
+Nothing of such an object is built: an inert stand-in takes its place, whose content nobody reads. Only the rebuilding of tensors runs.
+"""
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+#: Packages whose objects published files carry beside the weights.
+_FRAMEWORKS = ("yacs", "mmengine", "mmcv", "mmseg", "mmdet", "numpy", "argparse", "timm")
+
+#: What rebuilds tensors and plain values.
+_ALLOWED = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"),
+    ("torch", "device"),
+}
+
+
+class Inert(dict):
+    """Stands for an object of another package; takes whatever a pickle gives it and does nothing with it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Where the object was a list."""
+
+    def extend(self, items: Any) -> None:
+        """Where the object was a list."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] in _FRAMEWORKS:
+            return Inert
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def load_beside_frameworks(path: Path) -> Any:
+    """The content of a .pth file, with `Inert` for the objects of the training frameworks.
+
+    Raises:
+        pickle.UnpicklingError: if it holds anything else that is no tensor and no plain value.
+    """
+    reader = SimpleNamespace(Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="pickles")
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
