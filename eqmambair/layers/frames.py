@@ -77,8 +77,10 @@ class Framing:
         """The mean over the orientations, as an image: (b, c, h, w) each to (b, c, scale*height, scale*width)."""
         images = []
         for g in self.group.elements:
-            height, width = self.size(g)
-            images.append(self.group.act(frames[g][..., :height, :width], g))
+            image = frames[g]
+            for axis, length in zip((2, 3), self.size(g), strict=True):
+                image = image.index_select(axis, torch.arange(length, device=self.device))  # a slice would tie torch.export to one size
+            images.append(self.group.act(image, g))
         # Pairs of pairs: the group permutes the summands only in ways that exchange the two of a sum, which costs no bit.
         while len(images) > 1:
             half = len(images) // 2
