@@ -8,6 +8,7 @@ from eqmambair.archs.groupmamba_arch import GroupMamba
 from eqmambair.archs.mambair_arch import MambaIR
 from eqmambair.archs.mambair_unet_arch import MambaIRUNet
 from eqmambair.archs.mambairv2_arch import MambaIRv2, MambaIRv2Light
+from eqmambair.archs.mask_rcnn_arch import MaskRCNN
 from eqmambair.archs.spectral_vmamba_arch import SpectralVMamba
 from eqmambair.archs.upernet_arch import EQUPerNet, UPerNet
 from eqmambair.archs.v2m_arch import V2M, V2MPyramid
@@ -24,6 +25,7 @@ __all__ = [
     "MambaIRUNet",
     "MambaIRv2",
     "MambaIRv2Light",
+    "MaskRCNN",
     "SpectralVMamba",
     "UPerNet",
     "V2MPyramid",

@@ -3,12 +3,14 @@
 from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Record, TrainKeys, ValidationRequest, ValKeys
 from eqmambair.models.classification import ClassificationModel
+from eqmambair.models.detection import DetectionModel
 from eqmambair.models.restoration import RestorationModel
 from eqmambair.models.segmentation import SegmentationModel
 from eqmambair.models.specs import REGISTRIES, SUFFIX, nearest
 
 __all__ = [
     "ClassificationModel",
+    "DetectionModel",
     "Model",
     "Record",
     "RestorationModel",

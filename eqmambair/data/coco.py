@@ -1,0 +1,167 @@
+"""Pictures with boxes and masks of things, as COCO keeps them: a folder of images and one JSON file of annotations."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch import Tensor
+
+from eqmambair.data.pictures import absolute, open_picture
+from eqmambair.errors import UserError
+
+
+@DATASET_REGISTRY.register(suffix="eqmambair")
+class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Samples ``{"image": float32 (3, h, w) in [0, 1], "target": {...}, "path": file name}``.
+
+    A target holds ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels, ``labels`` (n,) from 1 in the order of the categories' ids, ``masks``
+    (n, h, w) uint8, ``crowd`` (n,) bool and ``area`` (n,). Training leaves out crowds, boxes without extent, and pictures without things.
+
+    Args:
+        dataroot: folder of the images.
+        annotations: the JSON file.
+        hflip: probability of the mirror image in training; left and right.
+        keep_empty: whether training uses pictures without things too.
+        phase: train, val or test.
+        root: folder that relative paths start from.
+
+    Raises:
+        UserError: if the folder or file is missing, or the file is not in COCO's form.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot: str,
+        annotations: str,
+        hflip: float = 0.0,
+        keep_empty: bool = False,
+        phase: Literal["train", "val", "test"] = "train",
+        root: Path | None = None,
+    ) -> None:
+        self.folder, self.file, self.phase, self.hflip = absolute(root, dataroot), absolute(root, annotations), phase, hflip
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder (dataroot); docs/detection.md shows the layout")
+        content = _read(self.file)
+        categories = sorted(content["categories"], key=lambda each: each["id"])
+        self.classes = [str(each["name"]) for each in categories]
+        self._label = {each["id"]: label for label, each in enumerate(categories, start=1)}
+        self._things: dict[Any, list[dict[str, Any]]] = {}
+        for thing in content["annotations"]:
+            if thing["category_id"] not in self._label:
+                raise UserError(f"{self.file}: annotation {thing.get('id')} has the category {thing['category_id']}, which is not listed")
+            if phase != "train" or (not thing.get("iscrowd") and min(thing["bbox"][2:]) > 0):
+                self._things.setdefault(thing["image_id"], []).append(thing)
+        images = sorted(content["images"], key=lambda each: each["file_name"])
+        kept = phase != "train" or keep_empty
+        self.images = [each for each in images if kept or each["id"] in self._things]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def key(self, index: int) -> str:
+        """The name that tells the sample from others."""
+        return str(self.images[index]["file_name"])
+
+    def describe(self, index: int) -> str:
+        """What messages call the sample."""
+        return str(self.folder / self.key(index))
+
+    def inspect(self, index: int, level: str) -> None:
+        """Raise ``UserError`` if the sample cannot be used: the file is missing; as the level asks, its size or annotations are wrong."""
+        if not (self.folder / self.key(index)).is_file():
+            raise UserError(f"{self.describe(index)}: no such file, named in {self.file}")
+        if level == "header":
+            self._check_size(index, open_picture(self.folder / self.key(index), decode=False).size)
+        elif level == "full":
+            self[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pixels = np.asarray(open_picture(self.folder / self.key(index)))
+        height, width = pixels.shape[:2]
+        self._check_size(index, (width, height))
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
+        target = self._target(index, height, width)
+        if self.phase == "train" and self.hflip and float(torch.rand(())) < self.hflip:
+            image, boxes = image.flip(-1), target["boxes"]
+            target["masks"] = target["masks"].flip(-1)
+            target["boxes"] = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+        return {"image": image, "target": target, "path": self.key(index)}
+
+    def _check_size(self, index: int, size: tuple[int, int]) -> None:
+        entry = self.images[index]
+        if size != (entry["width"], entry["height"]):
+            raise UserError(f"{self.describe(index)}: is {size[0]}x{size[1]}, {self.file.name} says {entry['width']}x{entry['height']}")
+
+    def _target(self, index: int, height: int, width: int) -> dict[str, Tensor]:
+        things = self._things.get(self.images[index]["id"], [])
+        boxes = torch.tensor([thing["bbox"] for thing in things], dtype=torch.float32).view(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = [self._mask(thing, index, height, width) for thing in things]
+        return {
+            "boxes": boxes.clamp(min=0).minimum(torch.tensor([width, height] * 2)),
+            "labels": torch.tensor([self._label[thing["category_id"]] for thing in things], dtype=torch.int64),
+            "masks": torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, height, width, dtype=torch.uint8),
+            "crowd": torch.tensor([bool(thing.get("iscrowd", 0)) for thing in things], dtype=torch.bool),
+            "area": torch.tensor([float(thing.get("area", 0)) for thing in things]),
+        }
+
+    def _mask(self, thing: dict[str, Any], index: int, height: int, width: int) -> np.ndarray:
+        """Polygons, or run lengths as numbers or as text, drawn: (h, w) uint8."""
+        coco = mask_tools()
+        outline = thing.get("segmentation")
+        try:
+            if isinstance(outline, list):
+                runs = coco.merge(coco.frPyObjects(outline, height, width))
+            elif isinstance(outline["counts"], list):
+                runs = coco.frPyObjects(outline, height, width)
+            else:
+                runs = outline
+            mask: np.ndarray = coco.decode(runs)
+        except (TypeError, KeyError, ValueError, IndexError) as error:
+            raise UserError(f"{self.file}: annotation {thing.get('id')} of {self.key(index)} has no readable segmentation") from error
+        if mask.shape != (height, width):
+            raise UserError(
+                f"{self.file}: the mask of annotation {thing.get('id')} is {mask.shape}, {self.key(index)} is {(height, width)}"
+            )
+        return mask
+
+
+def mask_tools() -> Any:
+    """pycocotools.mask.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise UserError("detection needs pycocotools: pip install pycocotools, or pip install -e .[detection]") from None
+    return mask
+
+
+def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The content of an annotation file, with what every entry must have."""
+    needed = {
+        "images": ("id", "file_name", "width", "height"),
+        "categories": ("id", "name"),
+        "annotations": ("image_id", "category_id", "bbox"),
+    }
+    if not file.is_file():
+        raise UserError(f"{file}: no such file (annotations); docs/detection.md shows the layout")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: is no JSON ({' '.join(str(error).split())[:100]})") from None
+    for part, keys in needed.items():
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise UserError(f"{file}: has no list {part!r}; it is not in COCO's form")
+        for entry in entries:
+            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if missing:
+                raise UserError(f"{file}: an entry of {part!r} lacks {missing[0]!r}")
+    return content  # type: ignore[no-any-return]
