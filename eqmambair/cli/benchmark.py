@@ -1,4 +1,4 @@
-"""Measures how fast things run here. ``scan``: the selective scan beside other ways to compute it, in one run."""
+"""Measures how fast things run here, side by side in one run: ``scan`` beside other ways to compute it, ``models`` beside one another."""
 
 import argparse
 import contextlib
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eqmambair.cli import _benchmark_models
 from eqmambair.cli._run import run
+from eqmambair.files import replace_file
 from eqmambair.ops import backends, plain, scan
 
 
@@ -235,12 +237,18 @@ def main(argv: list[str]) -> int | None:
     one.add_argument("--limit_gib", type=float, default=8.0, help="leave out what needs more memory than this (default: 8)")
     one.add_argument("--quick", action="store_true", help="one small shape, few runs")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    models = commands.add_parser("models", help="whole networks: inference or training steps, time, memory and page faults")
+    _benchmark_models.add_arguments(models)
     options = parser.parse_args(argv)
-    with _threads(options.threads):
-        measured = bench_scan(options)
+    if options.command == "models":
+        measured = _benchmark_models.bench_models(options)
+        if options.plot:
+            _benchmark_models.plot(measured["results"], options.plot)
+    else:
+        with _threads(options.threads):
+            measured = bench_scan(options)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(measured, indent=2) + "\n")
+        replace_file(options.json, json.dumps(measured, indent=2) + "\n")
     return 0
 
 

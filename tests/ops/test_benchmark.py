@@ -40,3 +40,15 @@ def test_what_needs_too_much_memory_is_left_out_and_named(tmp_path, capsys) -> N
     names = {row["name"] for row in json.loads(file.read_text())["results"]}
     assert names == {"operator", "plain backend"}
     assert "needs more than --limit_gib" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", [[], ["--train"]], ids=["inference", "training"])
+def test_networks_take_turns_and_the_file_holds_each(tmp_path, mode) -> None:
+    file, picture = tmp_path / "models.json", tmp_path / "models.png"
+    names = ["eq_mambair_small", "mambair_small"]
+    settings = ["--sizes", "12", "16", "--rounds", "2", "--threads", "1", "--device", "cpu", "--json", str(file), "--plot", str(picture)]
+    assert benchmark.main(["models", "--networks", *names, *settings, *mode]) == 0
+    rows = json.loads(file.read_text())["results"]
+    assert [(row["network"], row["size"]) for row in rows] == [(name, size) for size in (12, 16) for name in names]
+    assert all(row["median_seconds"] >= row["min_seconds"] > 0 and row["runs"] == 2 for row in rows)
+    assert picture.stat().st_size > 1000
