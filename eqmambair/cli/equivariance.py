@@ -12,7 +12,7 @@ from torch import nn
 
 from eqmambair.analysis.equivariance import equivariance_error, equivariance_maps
 from eqmambair.analysis.pictures import equivariance_picture
-from eqmambair.analysis.verification import measured, verification_table, warmed
+from eqmambair.analysis.verification import Row, measured, verification_table, warmed
 from eqmambair.archs import build_network, input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.checkpoints.files import read_card
@@ -81,7 +81,7 @@ def _compare(args: argparse.Namespace) -> None:
     if args.picture:
         raise UserError("--picture shows one network; leave --compare out")
     device = find_device(args.device)
-    rows = []
+    rows: list[Row] = []
     for file in args.compare:
         for state, network, options in _states(file, args.param_key):
             card = read_card(file) if state == "trained" else {}

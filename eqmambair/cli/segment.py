@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
     parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
     add_network_arguments(parser)
-    pair = {"type": at_least(1), "nargs": 2}
+    pair: dict[str, Any] = {"type": at_least(1), "nargs": 2}
     told = "(default: what the weights say)"
     parser.add_argument("--mode", choices=("whole", "slide"), help=f"whole pictures or windows {told}")
     parser.add_argument("--window", **pair, metavar=("H", "W"), help=f"of the windows {told}")

@@ -105,7 +105,7 @@ def training_view(view: Preprocessing, augmentation: Augmentation, size: int | N
     try:
         parts = create_transform(
             side, is_training=True, separate=True, scale=a.area, ratio=a.aspect, hflip=a.hflip, vflip=a.vflip,
-            color_jitter=a.color_jitter or None, auto_augment=a.auto_augment, interpolation=view.interpolation,
+            color_jitter=a.color_jitter, auto_augment=a.auto_augment, interpolation=view.interpolation,
             mean=tuple(view.mean), std=tuple(view.std), re_prob=a.erase, re_mode=a.erase_mode, re_count=a.erase_count,
         )  # fmt: skip
     except (AssertionError, KeyError, ValueError) as error:
