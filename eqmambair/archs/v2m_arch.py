@@ -119,6 +119,10 @@ class V2M(Classifier):
             self.head = nn.Linear(embed_dim, num_classes)
         self._initialise(depth, released_init)
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay leaves alone, whatever their shape: timm's convention."""
+        return {"pos_embed"} if self.cls_token is None else {"pos_embed", "cls_token"}
+
     def _initialise(self, depth: int, released: bool) -> None:
         lecun_normal_(self.patch_embed.weight)
         nn.init.zeros_(self.patch_embed.bias)  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _mask(self, thing: dict[str, Any], index: int, height: int, width: int) -> np.ndarray:
         """Polygons, or run lengths as numbers or as text, drawn: (h, w) uint8."""
         coco = mask_tools()
-        outline = thing.get("segmentation")
+        outline: Any = thing.get("segmentation")
         try:
             if isinstance(outline, list):
                 runs = coco.merge(coco.frPyObjects(outline, height, width))

@@ -43,7 +43,8 @@ def make_pasted_set(target: str | Path, train: int = 300, val: int = 60, side: i
         generator = np.random.default_rng([seed, part == "val"])
         things = _cut_out(part)
         backgrounds = [_photograph(name) for name in _BACKGROUNDS[part]]
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for number in range(count):
             name = f"{number:05d}.png"
             picture, masks = _compose(generator, backgrounds, things, side, side + side // 4)

@@ -38,6 +38,18 @@ class BlockDiagonalLinear(nn.Module):
         return f"weight={tuple(self.weight.shape)}"
 
 
+class BlockLayerNorm(nn.Module):
+    """A layer norm for each group of channels: (..., g, c) -> (..., g, c), weight and bias (g, c)."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(groups, channels))
+        self.bias = nn.Parameter(torch.zeros(groups, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
 class GroupedScan2d(nn.Module):
     """Gated selective scans of G groups of channels, one path each: ``out_proj(norm(scan(silu(conv(in_proj x)))) * silu(gate_proj x))``.
 
@@ -67,8 +79,7 @@ class GroupedScan2d(nn.Module):
         self.delta_bias = nn.Parameter(initial_delta_bias(groups, width))
         self.A_log = nn.Parameter(initial_A_log(width, states).repeat(groups, 1, 1))
         self.D = nn.Parameter(torch.ones(groups, width))
-        self.norm_weight = nn.Parameter(torch.ones(groups, width))
-        self.norm_bias = nn.Parameter(torch.zeros(groups, width))
+        self.out_norm = BlockLayerNorm(groups, width)
         self.out_proj = BlockDiagonalLinear(groups, width, width)
 
     def forward(self, pixels: Tensor, order: Tensor) -> Tensor:
@@ -79,8 +90,7 @@ class GroupedScan2d(nn.Module):
         u = channels_last_axis(F.silu(features)).flatten(1, 2).unflatten(-1, (self.groups, -1))  # (b, l, g, d)
         low_rank, B, C = self.x_proj(u).split([self.rank, self.states, self.states], dim=-1)
         y = selective_scan(u, self.dt_proj(low_rank), -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
-        y = F.layer_norm(y, y.shape[-1:]) * self.norm_weight + self.norm_bias
-        y = y.unflatten(1, (height, width)) * F.silu(self.gate_proj(x))
+        y = self.out_norm(y).unflatten(1, (height, width)) * F.silu(self.gate_proj(x))
         return self.out_proj(y.to(pixels.dtype)).flatten(-2)
 
 

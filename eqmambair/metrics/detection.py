@@ -55,7 +55,7 @@ def average_precision(
     metric = MeanAveragePrecision(iou_type=("bbox", "segm"), class_metrics=True, backend="pycocotools")
     metric.update([_for_torchmetrics(each) for each in found], [_for_torchmetrics(each) for each in true])
     measured = metric.compute()
-    figures = {}
+    figures: dict[str, float] = {}
     for kind, word in (("bbox", "box"), ("segm", "mask")):
         figures |= {f"{word}_{ours}": 100 * float(measured[f"{kind}_{theirs}"]) for theirs, ours in _FIGURES.items()}
     present = measured["classes"].flatten().tolist()

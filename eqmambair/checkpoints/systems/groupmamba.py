@@ -59,7 +59,7 @@ def _layer(official: str, ours: str) -> list[Rule]:
         pair(f"{published}.dt_projs_bias", f"{scan}.delta_bias"),
         pair(f"{published}.A_logs", f"{scan}.A_log"),
         pair(f"{published}.Ds", f"{scan}.D"),
-        pair(f"{published}.out_norm.{{p}}", f"{scan}.norm_{{p}}"),
+        pair(f"{published}.out_norm.{{p}}", f"{scan}.out_norm.{{p}}"),
         pair(f"{published}.out_proj.weight", f"{scan}.out_proj.weight"),
     ]
 
