@@ -4,12 +4,14 @@ Source: MambaIRv2 (arXiv 2411.15269), section 3, and its published code, which d
 the positional encoding is a gate behind the first projection, and both factors of the prompt pool belong to the block.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.scan2d import initial_A_log, initial_delta_bias
 from eqmambair.layers.views import positive_width, to_pixels, to_tokens
 from eqmambair.ops import selective_scan
@@ -65,7 +67,7 @@ class PromptRouter(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(b, l, c) -> prompts (b, l, n) in float32 or wider, categories (b, l) in int64."""
         wide = torch.promote_types(tokens.dtype, torch.float32)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with _without_autocast(tokens.device.type):
             hidden = F.gelu(F.linear(tokens.to(wide), self.hidden.weight.to(wide), self.hidden.bias.to(wide)))
             scores = self._with_noise(F.linear(hidden, self.scores.weight.to(wide), self.scores.bias.to(wide)))
             category = scores.argmax(-1)
@@ -85,6 +87,11 @@ class PromptRouter(nn.Module):
 
     def extra_repr(self) -> str:
         return f"train_routing={self.train_routing}, eval_routing={self.eval_routing}"
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Full precision inside; some devices (``meta``) know no other."""
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
 
 
 def semantic_order(category: Tensor) -> Tensor:
@@ -131,7 +138,7 @@ class AttentiveScan2d(nn.Module):
         self.prompt_order, self.rank, self.states = prompt_order, rank, states
         self.router = router
         self.in_proj = nn.Linear(channels_in, inner)
-        self.position = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.position = DepthwiseConv2d(inner, inner)
         self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
         self.dt_proj = nn.Linear(rank, inner, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)

@@ -6,14 +6,15 @@ Source: MambaIRv2 (arXiv 2411.15269) and its published code, which uses the gate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.norm import ChannelLayerNorm
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly
 
 
-def _depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
+def _depthwise(channels: int, kernel_size: int) -> DepthwiseConv2d:
     if kernel_size % 2 == 0:
         raise ValueError(f"the feed-forward's kernel_size = {kernel_size}: must be odd, so that the map keeps its size")
-    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+    return DepthwiseConv2d(channels, channels, kernel_size)
 
 
 class ConvFeedForward(nn.Module):

@@ -103,6 +103,26 @@ MAMBAIR = """  type: MambaIR
   mlp_ratio: 2
   upsampler: 'pixelshuffle'
   resi_connection: '1conv'"""
+MAMBAIRV2 = """  type: {type}
+  upscale: 2
+  in_chans: 3
+  img_size: 64
+  img_range: 1.
+  embed_dim: 48
+  d_state: 8
+  depths: [5, 5, 5, 5]
+  num_heads: [4, 4, 4, 4]
+  window_size: 16
+  inner_rank: 32
+  num_tokens: 64
+  convffn_kernel_size: 5
+  mlp_ratio: 1.
+  qkv_bias: true
+  ape: false
+  patch_norm: true
+  use_checkpoint: false
+  upsampler: 'pixelshuffledirect'
+  resi_connection: '1conv'"""
 REAL_DENOISING = """
 name: RealDenoising_MambaIR
 model_type: ImageCleanModel
@@ -203,6 +223,13 @@ def test_equivariant_network_of_official_keys_passes(tmp_path: Path) -> None:
     network = MAMBAIR.replace("MambaIR", "EQMambaIR")
     options, _ = read(tmp_path, SUPER_RESOLUTION.format(model="SRModel", network=network))
     assert options.network_g["type"] == "EQMambaIR"
+
+
+@pytest.mark.parametrize("kind", ["MambaIRv2", "MambaIRv2Light"])
+def test_second_version_of_official_keys_passes(tmp_path: Path, kind: str) -> None:
+    options, warnings = read(tmp_path, SUPER_RESOLUTION.format(model="MambaIRv2Model", network=MAMBAIRV2.format(type=kind)))
+    assert not any("network_g" in each for each in warnings)
+    assert options.network_g["num_heads"] == [4, 4, 4, 4]
 
 
 def test_real_denoising_file_passes_but_for_its_clipping_key(tmp_path: Path) -> None:
