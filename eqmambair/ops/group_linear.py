@@ -1,5 +1,6 @@
 """Linear layers that commute with a group, multiplied in the group's Fourier basis."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor
 
 from eqmambair.ops import backends
 from eqmambair.ops.scan import LIBRARY
+
+#: In training the kernels pay from one token for so many products of fields on; measured at 196 tokens.
+_FEW_TOKENS = 32
 
 LIBRARY.define("group_linear(Tensor x, Tensor weight, Tensor? bias, Tensor transform, int[] rows) -> Tensor")
 LIBRARY.define("group_linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor transform, int[] rows) -> (Tensor, Tensor, Tensor)")
@@ -31,15 +35,25 @@ def group_linear(x: Tensor, weight: Tensor, bias: Tensor | None, transform: Tens
 
 
 def takes_group_linear(x: Tensor, weight: Tensor) -> bool:
-    """Whether there are compiled kernels for these tensors; not while a graph is exported, nor under autocast."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
-        and backends.load("cpu")
-    )
+    """Whether `group_linear` has kernels for these tensors and is faster than the dense matrix.
+
+    It is wherever it was measured, but in training with so few tokens that bringing the weights into the basis and their gradient back
+    costs more. EQMAMBAIR_FOURIER=always or never decides instead. Never while a graph is exported, nor under autocast.
+    """
+    wanted = os.environ.get("EQMAMBAIR_FOURIER", "auto")
+    if (
+        wanted == "never"
+        or x.device.type != "cpu"
+        or not x.dtype == weight.dtype == torch.float32
+        or x.numel() == 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_exporting()
+        or not backends.load("cpu")
+    ):
+        return False
+    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    tokens = x.numel() // x.shape[-1]
+    return wanted == "always" or not trains or tokens * _FEW_TOKENS >= weight.shape[0] * weight.shape[1]
 
 
 def _fake(x, weight, bias, transform, rows):
