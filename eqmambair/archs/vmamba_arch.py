@@ -5,7 +5,7 @@ skeleton is written over a `LayerKit`, so that `EQVMamba` is the same network bu
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -143,6 +143,16 @@ class StateSpacePyramid(Classifier):
     def classify(self, features: Tensor) -> Tensor:
         """The last stage's map (b, c, h, w) -> logits (b, num_classes): normalise, average over the pixels, one linear layer."""
         return self.head(self.norm(features).mean((2, 3)))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which keys make which layer, in timm's words, for rates that fall from layer to layer; ``coarse``: whole stages."""
+        last = (99999,)  # behind all that is numbered: a downsampling behind its stage, the classifier behind everything
+        blocks = [
+            (r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None),
+            (r"^downs\.(\d+)", last),
+            (r"^(?:norm|head|out_norms)", last),
+        ]
+        return {"stem": r"^stem", "blocks": blocks}
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]  # two forms of one published class
         """Classify, or with `out_indices` yield maps.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from eqmambair.archs import build_network
 from eqmambair.engine.options import load_options
 from eqmambair.models import ClassificationModel, Record, ValidationRequest, find_model
 from eqmambair.models.parameter_groups import Grouping, grouped
@@ -110,3 +111,15 @@ def test_layer_decay_slows_the_lower_layers() -> None:
     scales = {id(p): group["lr_scale"] for group in grouped(network, Grouping(layer_decay=0.5)) for p in group["params"]}
     assert scales[id(network.linear.weight)] == 0.5
     assert scales[id(network.A_log)] == 1.0
+
+
+def test_layers_of_our_networks_are_told_from_the_stem_to_the_head() -> None:
+    network = build_network({"type": "EQVMamba", "dims": 8, "depths": [1, 2], "num_classes": 3})
+    scales = {id(p): group["lr_scale"] for group in grouped(network, Grouping(layer_decay=0.5)) for p in group["params"]}
+    weights = [
+        network.stem[0].weight,
+        network.stages[0][0].mlp[0].linear.weight,
+        network.stages[1][0].mlp[0].linear.weight,
+        network.head.weight,
+    ]
+    assert [scales[id(weight)] for weight in weights] == [0.125, 0.25, 0.5, 1.0]
