@@ -1,6 +1,8 @@
-"""What a network costs: parameters, multiply-accumulates, activations, counted while it runs once."""
+"""What a network costs: parameters, multiply-accumulates, activations, memory, counted while it runs once; and its time."""
 
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from eqmambair.analysis.memory import PeakMemory
 
 #: Operations of the scan per token, channel and state: exp, multiply-add for the state, product for the input, multiply-add for the output.
 SCAN_MACS_PER_STATE = 4
@@ -23,23 +27,35 @@ class Complexity:
         fourier_macs: those that are left where compiled kernels multiply group linear layers in the group's Fourier basis.
         scan_macs: those of the selective scans, `SCAN_MACS_PER_STATE` for every token, channel and state (the papers leave them out or
             count them differently).
+        published_scan_macs: those by the rule of the papers that count scans (VMamba and others): 9 for every token, channel and state of
+            a path, and 1 for every token and channel.
         activations: numbers that convolutions and matrix products write.
+        peak_bytes: of the tensors that are alive at a time, input and weights left out.
     """
 
     parameters: int
     dense_macs: int
     fourier_macs: int
     scan_macs: int
+    published_scan_macs: int
     activations: int
+    peak_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
         """The figures by name, for JSON."""
         return asdict(self)
 
 
-def _scan_flops(u_shape: tuple[int, ...], delta_shape: tuple[int, ...], A_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    batch, length, paths, channels = delta_shape
-    return 2 * SCAN_MACS_PER_STATE * batch * length * paths * channels * A_shape[-1]
+class _ScanFlops:
+    """Counts scans, and adds up what the papers' rule gives."""
+
+    def __init__(self) -> None:
+        self.published_macs = 0
+
+    def __call__(self, u_shape: Any, delta_shape: Any, A_shape: Any, *_: Any, **__: Any) -> int:
+        updates, states = math.prod(delta_shape), A_shape[-1]
+        self.published_macs += updates * (9 * states + 1)
+        return 2 * SCAN_MACS_PER_STATE * updates * states
 
 
 def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -97,13 +113,13 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
     scan = torch.ops.eqmambair.selective_scan_forward
     training = model.training
     model.eval()
-    group_linear = _GroupLinearFlops()
+    group_linear, scans, memory = _GroupLinearFlops(), _ScanFlops(), PeakMemory()
     ops = torch.ops.eqmambair
-    mapping = {scan: _scan_flops, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear}
+    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     activations = _ActivationCounter()
     try:
-        with activations, counter:
+        with memory, activations, counter:
             model(x)
     finally:
         model.train(training)
@@ -113,5 +129,36 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
         dense_macs=(counter.get_total_flops() - scan_flops) // 2,
         fourier_macs=(counter.get_total_flops() - scan_flops - group_linear.saved) // 2,
         scan_macs=scan_flops // 2,
+        published_scan_macs=scans.published_macs,
         activations=activations.total,
+        peak_bytes=memory.peak,
     )
+
+
+@torch.inference_mode()
+def seconds(model: nn.Module, x: Tensor, rounds: int = 3) -> float:
+    """The median wall-clock time of a forward pass, after one that is not counted; the mode of the network is restored.
+
+    Args:
+        model: any network, on the device of x.
+        x: its input.
+        rounds: passes that are counted.
+    """
+    training = model.training
+    model.eval()
+    times = []
+    try:
+        for _ in range(rounds + 1):
+            _wait(x.device)
+            start = time.perf_counter()
+            model(x)
+            _wait(x.device)
+            times.append(time.perf_counter() - start)
+    finally:
+        model.train(training)
+    return statistics.median(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,197 @@
+"""The table of every network that has an option file or a published name: sizes, what the papers print, where weights come from."""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eqmambair.analysis.complexity import Complexity, complexity
+from eqmambair.archs import build_network, input_channels
+from eqmambair.engine.yaml_source import read_yaml
+from eqmambair.errors import UserError
+from eqmambair.inference.networks import bundled_models
+
+#: Option file or published name -> (parameters, multiply-accumulates) as the paper or its code's page prints them.
+PRINTED: dict[str, tuple[str, str]] = {
+    "eq_mambair_light_x2": ("519K", ""),
+    "eq_mambair_light_x3": ("527K", ""),
+    "eq_mambair_light_x4": ("538K", ""),
+    "eq_mambair_x2": ("12.1M", ""),
+    "eq_mambair_x3": ("12.2M", ""),
+    "eq_mambair_x4": ("12.2M", ""),
+    "mambair_light_x2": ("859K", ""),
+    "mambair_light_x3": ("867K", ""),
+    "mambair_light_x4": ("879K", ""),
+    "mambair_x2": ("20.4M", ""),
+    "mambair_x3": ("20.4M", ""),
+    "mambair_x4": ("20.4M", ""),
+    "mambairv2_light_x2": ("774K", "286.3G"),
+    "mambairv2_light_x3": ("781K", "126.7G"),
+    "mambairv2_light_x4": ("790K", "75.6G"),
+    "mambairv2_small_x2": ("9.6M", "192.9G at 128x128"),
+    "mambairv2_small_x3": ("9.8M", ""),
+    "mambairv2_small_x4": ("9.8M", ""),
+    "mambairv2_x2": ("22.9M", "445.8G at 128x128"),
+    "mambairv2_x3": ("23.1M", ""),
+    "mambairv2_x4": ("23.1M", "113.97G at 64x64"),
+    "mambairv2_large_x2": ("34.2M", "664.5G at 128x128"),
+    "mambairv2_large_x3": ("34.2M", ""),
+    "mambairv2_large_x4": ("34.2M", ""),
+    "vmamba_tiny_imagenet1k": ("30M", "4.9G"),
+    "vmamba_small_imagenet1k": ("50M", "8.7G"),
+    "vmamba_base_imagenet1k": ("89M", "15.4G"),
+    "vmamba_tiny_imagenet100": ("30M", ""),
+    "vmamba_small_imagenet100": ("50M", ""),
+    "eq_vmamba_tiny_imagenet100": ("10M", ""),
+    "eq_vmamba_small_imagenet100": ("17M", ""),
+    "groupmamba_tiny": ("23M", "4.5G"),
+    "groupmamba_small": ("34M", "7.0G"),
+    "groupmamba_base": ("57M", "14G"),
+    "v2m_tiny": ("7M", "1.9G"),
+    "v2m_small": ("26M", "5.9G"),
+    "spectral_vmamba_tiny": ("21M", "3.9G"),
+    "spectral_vmamba_small": ("35M", "6.3G"),
+    "upernet_vmamba_tiny_ade20k": ("62M", ""),
+    "upernet_vmamba_small_ade20k": ("82M", ""),
+    "eq_upernet_eq_vmamba_tiny_ade20k": ("18M", ""),
+    "eq_upernet_eq_vmamba_small_ade20k": ("25M", ""),
+}
+
+#: Published networks that have no option file.
+NAMED: dict[str, dict[str, Any]] = {
+    "groupmamba_tiny": {"type": "GroupMamba"},
+    "groupmamba_small": {"type": "GroupMamba", "stem_hidden_dim": 64, "embed_dims": [64, 128, 348, 512], "depths": [3, 4, 16, 3]},
+    "groupmamba_base": {"type": "GroupMamba", "stem_hidden_dim": 64, "embed_dims": [96, 192, 424, 512], "depths": [3, 6, 21, 3]},
+    "v2m_tiny": {"type": "V2M", "cls": "mean"},
+    "v2m_small": {"type": "V2M", "cls": "mean", "embed_dim": 384},
+    "spectral_vmamba_tiny": {"type": "SpectralVMamba"},
+    "spectral_vmamba_small": {"type": "SpectralVMamba", "depths": [2, 2, 15, 2]},
+}
+
+_MAMBAIR = "[published](https://huggingface.co/cguoh/MambaIR)"
+#: Beginning of a name -> where published weights are, the longest beginning first.
+WEIGHTS: dict[str, str] = {
+    "mambairv2_color_denoising_25": "",
+    "mambairv2_color_denoising_50": "",
+    "mambair_gray_denoising": "",
+    "mambairv2_": _MAMBAIR,
+    "mambair_": _MAMBAIR,
+    "vmamba_": "[published](https://github.com/MzeroMiko/VMamba/releases)",
+}
+
+#: model_type -> size (height, width) at which a network of the task is counted; restoration is counted at this output.
+SIZES = {"RestorationModel": (720, 1280), "ClassificationModel": (224, 224), "SegmentationModel": (512, 512), "DetectionModel": (800, 1280)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the table.
+
+    Attributes:
+        name: of its option file without ending, or the published one.
+        network: ``network_g``.
+        option_file: relative to the folder of the project; None where there is none.
+        size: height and width of the input that it was counted at.
+        cost: what was counted.
+    """
+
+    name: str
+    network: dict[str, Any]
+    option_file: str | None
+    size: tuple[int, int]
+    cost: Complexity
+
+    @property
+    def weights(self) -> str:
+        """Where weights come from, as Markdown; empty where there are none."""
+        for model in bundled_models():
+            if self.name in (model, f"bsd400_{model.replace('_small', '')}"):
+                return f"`--model {model}`"
+        matching = [beginning for beginning in WEIGHTS if self.name.startswith(beginning)]
+        return WEIGHTS[max(matching, key=len)] if matching else ""
+
+
+def rows(root: Path) -> Iterator[Row]:
+    """Count every network of ``root/options/*.yml`` and of `NAMED`, on the meta device: nothing is computed.
+
+    Raises:
+        UserError: an option file cannot be read, or its network not be built.
+    """
+    files = {path.stem: path for path in [*sorted((root / "options").glob("*.yml")), *sorted((root / "options" / "trained").glob("*.yml"))]}
+    for name, path in files.items():
+        content = read_yaml(path).data
+        network, task = content.get("network_g"), content.get("model_type", "RestorationModel")
+        if not isinstance(network, dict):
+            raise UserError(f"{path}: has no network_g")
+        yield _row(name, network, str(path.relative_to(root)), _input_size(content, str(task)))
+    for name, network in NAMED.items():
+        if not any(file.startswith(name) for file in files):
+            yield _row(name, network, None, SIZES["ClassificationModel"])
+
+
+def _input_size(content: dict[str, Any], task: str) -> tuple[int, int]:
+    scale = int(content.get("scale", 1))
+    sections = content.get("datasets", {}).values()
+    sides = [section["size"] for section in sections if isinstance(section, dict) and isinstance(section.get("size"), int)]
+    if task == "ClassificationModel" and sides:
+        return sides[-1], sides[-1]
+    height, width = SIZES.get(task, SIZES["RestorationModel"])
+    return height // scale, width // scale
+
+
+def _row(name: str, network: dict[str, Any], option_file: str | None, size: tuple[int, int]) -> Row:
+    return Row(name, network, option_file, size, _counted(json.dumps(network), *size))
+
+
+@functools.cache
+def _counted(network: str, height: int, width: int) -> Complexity:
+    """Networks of several option files are often the same."""
+    options = json.loads(network)
+    with torch.device("meta"):
+        built = build_network(options)
+        return complexity(built, torch.empty(1, input_channels(built, options), height, width))
+
+
+def replace_table(page: str, table: str) -> str:
+    """A page of Markdown with its first table that begins like this one put in its place.
+
+    Raises:
+        UserError: the page has no such table.
+    """
+    lines, head = page.splitlines(), table.splitlines()[0]
+    if head not in lines:
+        raise UserError(f"the page has no table that begins with {head}")
+    first = last = lines.index(head)
+    while last < len(lines) and lines[last].startswith("|"):
+        last += 1
+    return "\n".join([*lines[:first], *table.splitlines(), *lines[last:]]) + "\n"
+
+
+def markdown(found: Iterable[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| network | type | parameters | in print | input | GMACs | with scans | in print | peak memory | option file | weights |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found:
+        parameters, macs = PRINTED.get(row.name, ("", ""))
+        cost, group = row.cost, row.network.get("group")
+        cells = (
+            row.name,
+            f"{row.network['type']}{f' ({group})' if group else ''}",
+            f"{cost.parameters:,}",
+            parameters,
+            f"{row.size[0]}x{row.size[1]}",
+            f"{cost.dense_macs / 1e9:,.2f}",
+            f"{(cost.dense_macs + cost.published_scan_macs) / 1e9:,.2f}",
+            macs,
+            f"{cost.peak_bytes / 2**30:,.2f} GiB",
+            f"`{row.option_file}`" if row.option_file else "",
+            row.weights,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
