@@ -16,7 +16,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="build everything, two steps, one validation sample; write nothing"
     )
-    parser.add_argument("--schema", action="store_true", help="print the JSON schema of option files and end")
+    parser.add_argument(
+        "--schema", nargs="?", const="RestorationModel", metavar="MODEL_TYPE",
+        help="print the JSON schema of option files of a model_type (RestorationModel) and end",
+    )  # fmt: skip
     return parser
 
 
@@ -36,9 +39,9 @@ def main(argv: list[str]) -> int:
         import json
 
         from eqmambair.engine.options import joined_schema
-        from eqmambair.models import RestorationModel
+        from eqmambair.models import find_model
 
-        print(json.dumps(joined_schema(RestorationModel).model_json_schema(), indent=1))
+        print(json.dumps(joined_schema(find_model(arguments.schema)).model_json_schema(), indent=1))
         return 0
     from eqmambair.engine.commands import train
     from eqmambair.engine.loop import RunMode
