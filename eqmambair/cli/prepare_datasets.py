@@ -21,6 +21,8 @@ BSD400     training (400): train and test parts of BSDS500. Denoising, JPEG arte
 WED        training (4744): Waterloo Exploration Database. Denoising, JPEG artefacts.
            https://ece.uwaterloo.ca/~k29ma/exploration/  academic research, see the page
            datasets/WED/HR
+DFWB       DIV2K, Flickr2K, BSD400 and WED in one folder. Denoising, JPEG artefacts.
+           datasets/DFWB/HR, datasets/DFWB/HR_sub
 SIDD       training and validation: real noise of smartphones, noisy and clean pairs.
            https://abdokamel.github.io/sidd/             see the page
            datasets/SIDD/{train,val}/{input,target}
@@ -42,6 +44,16 @@ Classic5   test (5 gray). JPEG artefacts.                research use; no licenc
 LIVE1      test (29). JPEG artefacts.
            https://live.ece.utexas.edu/research/quality/ research use with citation, see the page
            datasets/LIVE1/HR
+CBSD68     test (68): pictures of BSDS500; BSD68 are the same in gray. Denoising.
+           https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/   non-commercial research and education
+           datasets/CBSD68/HR, datasets/BSD68/HR
+Kodak24    test (24). Denoising.                         released by Kodak for unrestricted use
+           https://r0k.us/graphics/kodak/
+           datasets/Kodak24/HR
+McMaster   test (18). Zhang et al. 2011. Denoising.      research use; no licence is stated
+           datasets/McMaster/HR
+Set12      test (12 gray). Denoising.                    research use; no licence is stated
+           datasets/Set12/HR
 sample     12 cuts of pictures that scikit-image ships; in this repository. Quickstart.
            datasets/sample/README.md                     public domain, CC0, or no known restrictions
            datasets/sample/{train,val}/HR, datasets/sample/{train,val}/LR_bicubic/X2
