@@ -53,9 +53,9 @@ def warmed(network: Network) -> Network:
             turns = conv.group.order if isinstance(conv, DepthwiseGroupConv2d) else 1
             # group layers hold sqrt(turns) times their filter, and a linear one reads turns * fields channels
             conv.weight.normal_(std=0.4 * turns**0.5)
-            module.x_proj.weight.normal_(std=2 / module.D.shape[-1] ** 0.5)
+            module.x_proj.weight.normal_(std=2 / (turns * module.D.shape[-1]) ** 0.5)
             step = module.dt_proj if isinstance(module, CrossScan2d) else module.dt_proj.weight
-            step.normal_(std=0.8 / module.rank**0.5)
+            step.normal_(std=0.8 / (turns * module.rank) ** 0.5)
             module.delta_bias.normal_(-0.7, 0.8)
             module.A_log.normal_(-0.3, 0.6)
             module.D.normal_(0.5, 0.5)

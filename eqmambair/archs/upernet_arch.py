@@ -186,7 +186,8 @@ def draw_head(head: nn.Module) -> None:
     for module in head.modules():
         if isinstance(module, PlainHead):
             nn.init.normal_(module.classify.weight, std=0.01)
-            nn.init.zeros_(module.classify.bias)
+            if module.classify.bias is not None:
+                nn.init.zeros_(module.classify.bias)
 
 
 @ARCH_REGISTRY.register()

@@ -79,11 +79,15 @@ class FieldBatchNorm2d(nn.Module):
         self.norm = nn.BatchNorm2d(fields)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, t*c, h, w) -> (b, t*c, h, w); a view in channels_last memory: the orientations of a pixel stand beside each other."""
-        width = x.shape[-1]
+        """(b, t*c, h, w) -> (b, t*c, h, w); in training a view of channels_last memory: a pixel's orientations stand beside each other."""
+        if not self.norm.training:
+            own, t = self.norm, self.group.order
+            of_fields = (own.running_mean, own.running_var, own.weight, own.bias)
+            mean, var, gain, shift = (None if v is None else v.repeat(t) for v in of_fields)
+            return F.batch_norm(x, mean, var, gain, shift, False, 0.0, own.eps)
         wide = channels_last_axis(x).unflatten(-1, (self.group.order, -1)).flatten(2, 3)  # (b, h, w*t, c)
         y = channels_last_axis(self.norm(channels_first_axis(wide)))
-        return channels_first_axis(y.unflatten(2, (width, self.group.order)).flatten(3))
+        return channels_first_axis(y.unflatten(2, (-1, self.group.order)).flatten(3))
 
     def fold(self) -> nn.BatchNorm2d:
         """The ordinary batch norm with the same output in evaluation mode."""
