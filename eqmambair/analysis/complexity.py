@@ -59,8 +59,7 @@ class _ScanFlops:
 
 
 def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    batch, _, height, width = x_shape
-    return 2 * batch * height * width * math.prod(weight_shape)
+    return 2 * x_shape[0] * x_shape[-2] * x_shape[-1] * math.prod(weight_shape)
 
 
 class _GroupLinearFlops:

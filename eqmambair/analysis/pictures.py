@@ -96,7 +96,7 @@ def equivariance_picture(title: str, output: Tensor, maps: Mapping[str, Tensor],
     return _png(figure)
 
 
-def _panels(title: str, count: int, aspect: float) -> tuple[Figure, Sequence[Any]]:
+def _panels(title: str, count: int, aspect: float) -> tuple[Figure, Any]:
     columns = min(count, 4)
     rows = -(-count // columns)
     figure = Figure(figsize=(_PANEL * columns, _PANEL * rows * max(min(aspect, 2), 0.5) + 0.6), layout="constrained")

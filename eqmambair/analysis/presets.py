@@ -13,7 +13,7 @@ from eqmambair.analysis.complexity import Complexity, complexity
 from eqmambair.archs import build_network, input_channels
 from eqmambair.engine.yaml_source import read_yaml
 from eqmambair.errors import UserError
-from eqmambair.inference.networks import bundled_models
+from eqmambair.zoo import bundled_models
 
 #: Option file or published name -> (parameters, multiply-accumulates) as the paper or its code's page prints them.
 PRINTED: dict[str, tuple[str, str]] = {
@@ -96,14 +96,16 @@ class Row:
         network: ``network_g``.
         option_file: relative to the folder of the project; None where there is none.
         size: height and width of the input that it was counted at.
-        cost: what was counted.
+        parameters: trainable numbers.
+        cost: what was counted; None where it depends on what is in a picture (detection).
     """
 
     name: str
     network: dict[str, Any]
     option_file: str | None
     size: tuple[int, int]
-    cost: Complexity
+    parameters: int
+    cost: Complexity | None
 
     @property
     def weights(self) -> str:
@@ -144,16 +146,20 @@ def _input_size(content: dict[str, Any], task: str) -> tuple[int, int]:
 
 
 def _row(name: str, network: dict[str, Any], option_file: str | None, size: tuple[int, int]) -> Row:
-    return Row(name, network, option_file, size, _counted(json.dumps(network), *size))
+    return Row(name, network, option_file, size, *_counted(json.dumps(network), *size))
 
 
 @functools.cache
-def _counted(network: str, height: int, width: int) -> Complexity:
+def _counted(network: str, height: int, width: int) -> tuple[int, Complexity | None]:
     """Networks of several option files are often the same."""
     options = json.loads(network)
     with torch.device("meta"):
         built = build_network(options)
-        return complexity(built, torch.empty(1, input_channels(built, options), height, width))
+        parameters = sum(each.numel() for each in built.parameters() if each.requires_grad)
+        try:
+            return parameters, complexity(built, torch.empty(1, input_channels(built, options), height, width))
+        except NotImplementedError:  # torch's, where a size depends on values, which the meta device has not
+            return parameters, None
 
 
 def replace_table(page: str, table: str) -> str:
@@ -180,16 +186,19 @@ def markdown(found: Iterable[Row]) -> str:
     for row in found:
         parameters, macs = PRINTED.get(row.name, ("", ""))
         cost, group = row.cost, row.network.get("group")
+        counted = ("", "", "")
+        if cost is not None:
+            with_scans = cost.dense_macs + cost.published_scan_macs
+            counted = (f"{cost.dense_macs / 1e9:,.2f}", f"{with_scans / 1e9:,.2f}", f"{cost.peak_bytes / 2**30:,.2f} GiB")
         cells = (
             row.name,
             f"{row.network['type']}{f' ({group})' if group else ''}",
-            f"{cost.parameters:,}",
+            f"{row.parameters:,}",
             parameters,
-            f"{row.size[0]}x{row.size[1]}",
-            f"{cost.dense_macs / 1e9:,.2f}",
-            f"{(cost.dense_macs + cost.published_scan_macs) / 1e9:,.2f}",
+            f"{row.size[0]}x{row.size[1]}" if cost else "",
+            *counted[:2],
             macs,
-            f"{cost.peak_bytes / 2**30:,.2f} GiB",
+            counted[2],
             f"`{row.option_file}`" if row.option_file else "",
             row.weights,
         )
