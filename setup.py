@@ -37,6 +37,7 @@ COMMANDS = {
     "classify": "classify",
     "segment": "segment",
     "rotated": "rotated_benchmark",
+    "labels": "prepare_labels",
     "evaluate": "evaluate",
     "data": "prepare_datasets",
     "benchmark": "benchmark",

@@ -15,11 +15,14 @@ _log = logging.getLogger("eqmambair")
 def start_from(network: nn.Module, options: Any) -> None:
     """Load ``path.pretrain_backbone`` into the network's backbone and ``path.pretrain_network_g`` into all of it, where they are given.
 
+    The first is left out where the second replaces all that it would give.
+
     Raises:
         UserError: a file, or the key in it, is missing, or does not fit; or the network has no backbone.
     """
     key = options.path.param_key_g
-    if options.path.pretrain_backbone is not None:
+    replaced = options.path.pretrain_network_g is not None and options.path.strict_load_g
+    if options.path.pretrain_backbone is not None and not replaced:
         backbone = getattr(network, "backbone", None)
         if not isinstance(backbone, nn.Module):
             raise UserError(f"path.pretrain_backbone: {type(network).__name__} has no backbone; use path.pretrain_network_g")

@@ -91,6 +91,12 @@ def test_backbone_starts_from_a_classifier(folders: Path) -> None:
     torch.testing.assert_close(saved["backbone.0.weight"], donor[0].weight)
 
 
+def test_testing_does_not_ask_for_the_classifier_that_training_started_from(folders: Path) -> None:
+    torch.save({"params": TinySegmenter().state_dict()}, folders / "whole.pth")
+    paths = {"path__pretrain_backbone": "gone.pth", "path__pretrain_network_g": str(folders / "whole.pth")}
+    assert test_command.main(["-opt", str(write(folders, segmentation_options(folders, **paths)))]) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
