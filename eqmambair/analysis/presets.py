@@ -1,4 +1,4 @@
-"""The table of every network that has an option file or a published name: sizes, what the papers print, where weights come from."""
+"""The table of every network that has an option file or a published name: sizes, what the papers print, names of weights."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from eqmambair.analysis.complexity import Complexity, complexity
 from eqmambair.archs import build_network, input_channels
 from eqmambair.engine.yaml_source import read_yaml
 from eqmambair.errors import UserError
-from eqmambair.zoo import bundled_models
+from eqmambair.zoo import entries
 
 #: Option file or published name -> (parameters, multiply-accumulates) as the paper or its code's page prints them.
 PRINTED: dict[str, tuple[str, str]] = {
@@ -72,17 +72,6 @@ NAMED: dict[str, dict[str, Any]] = {
     "spectral_vmamba_small": {"type": "SpectralVMamba", "depths": [2, 2, 15, 2]},
 }
 
-_MAMBAIR = "[published](https://huggingface.co/cguoh/MambaIR)"
-#: Beginning of a name -> where published weights are, the longest beginning first.
-WEIGHTS: dict[str, str] = {
-    "mambairv2_color_denoising_25": "",
-    "mambairv2_color_denoising_50": "",
-    "mambair_gray_denoising": "",
-    "mambairv2_": _MAMBAIR,
-    "mambair_": _MAMBAIR,
-    "vmamba_": "[published](https://github.com/MzeroMiko/VMamba/releases)",
-}
-
 #: model_type -> size (height, width) at which a network of the task is counted; restoration is counted at this output.
 SIZES = {"RestorationModel": (720, 1280), "ClassificationModel": (224, 224), "SegmentationModel": (512, 512), "DetectionModel": (800, 1280)}
 
@@ -109,12 +98,9 @@ class Row:
 
     @property
     def weights(self) -> str:
-        """Where weights come from, as Markdown; empty where there are none."""
-        for model in bundled_models():
-            if self.name in (model, f"bsd400_{model.replace('_small', '')}"):
-                return f"`--model {model}`"
-        matching = [beginning for beginning in WEIGHTS if self.name.startswith(beginning)]
-        return WEIGHTS[max(matching, key=len)] if matching else ""
+        """Names of the zoo's weights for this network, as Markdown; empty where there are none."""
+        here = (self.option_file, self.name)
+        return ", ".join(f"`{each.name}`" for each in entries().values() if (each.option_file or each.name) in here)
 
 
 def rows(root: Path) -> Iterator[Row]:
@@ -180,7 +166,7 @@ def replace_table(page: str, table: str) -> str:
 def markdown(found: Iterable[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| network | type | parameters | in print | input | GMACs | with scans | in print | peak memory | option file | weights |",
+        "| network | type | parameters | in print | input | GMACs | with scans | in print | peak memory | option file | `--model` |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found:
