@@ -5,254 +5,28 @@ the two disagree. Feature maps are kept in one frame per orientation (`layers.fr
 ones are the same network over several, exact to the last bit although categories are hard decisions.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from eqmambair.archs.mambair_arch import RGB_MEAN
 from eqmambair.groups import GroupName
 from eqmambair.groups import group as find_group
+from eqmambair.layers.attentive_blocks import AttentiveBlock, AttentiveGroup, Connection, MixingHalf, residual_convolution
 from eqmambair.layers.attentive_scan import AttentiveScan2d, PromptOrder, PromptRouter, Routing
 from eqmambair.layers.feed_forward import ConvFeedForward, GatedFeedForward
-from eqmambair.layers.frame_heads import DirectHead, NearestHead, SameSizeHead, ShuffleHead
-from eqmambair.layers.frames import Frames, Framing, each
-from eqmambair.layers.norm import ChannelLayerNorm, ChannelScale
+from eqmambair.layers.frame_heads import Upsampler, restoring_head
+from eqmambair.layers.frames import Framing, each
+from eqmambair.layers.norm import ChannelLayerNorm
 from eqmambair.layers.scan2d import scan_width, step_rank
-from eqmambair.layers.views import divide_exactly, positive_width
+from eqmambair.layers.views import divide_exactly
 from eqmambair.layers.window_attention import WindowAttention
-
-Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
-Connection = Literal["1conv", "3conv"]
-
-
-class MixingHalf(nn.Module):
-    """Half of a block: ``y = x + mixer(norm x)``, ``y = y + feed(norm y)``, and ``y + s x``, where s starts at 1e-4.
-
-    Both branches see the maps of all orientations and add to their own: each is one ordinary network for all frames.
-
-    Args:
-        mixer, feed: the branches, from `channels` to `width` channels.
-        channels: of all orientations together.
-        width: of one orientation.
-    """
-
-    def __init__(self, mixer: nn.Module, feed: nn.Module, channels: int, width: int) -> None:
-        super().__init__()
-        self.norm1, self.mixer = ChannelLayerNorm(channels), mixer
-        self.norm2, self.feed = ChannelLayerNorm(channels), feed
-        self.scale = ChannelScale(width)
-        nn.init.constant_(self.scale.weight, 1e-4)
-
-    def forward(self, x: Frames, framing: Framing) -> Frames:
-        """(b, c, h, w) in each frame -> the same."""
-        y = tuple(own + self.mixer(self.norm1(seen)) for own, seen in zip(x, framing.seen(x), strict=True))
-        y = tuple(own + self.feed(self.norm2(seen)) for own, seen in zip(y, framing.seen(y), strict=True))
-        return tuple(self.scale(before) + after for before, after in zip(x, y, strict=True))
-
-
-class AttentiveBlock(nn.Module):
-    """A half that mixes the pixels of a window, and a half that scans all pixels by category."""
-
-    def __init__(self, window: MixingHalf, state_space: MixingHalf) -> None:
-        super().__init__()
-        self.window, self.state_space = window, state_space
-
-    def forward(self, x: Frames, framing: Framing) -> Frames:
-        """(b, c, h, w) in each frame -> the same."""
-        return self.state_space(self.window(x, framing), framing)
-
-
-class AttentiveGroup(nn.Module):
-    """Some blocks and a convolution, with a skip around them.
-
-    Args:
-        blocks: the blocks.
-        conv: what ends the group, from the channels of all orientations to those of one.
-        checkpointing: recompute each block in the backward pass.
-    """
-
-    def __init__(self, blocks: Sequence[AttentiveBlock], conv: nn.Module, checkpointing: bool) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.conv = conv
-        self.checkpointing = checkpointing
-
-    def forward(self, x: Frames, framing: Framing) -> Frames:
-        """(b, c, h, w) in each frame -> the same."""
-        y = x
-        for block in self.blocks:
-            recompute = self.checkpointing and torch.is_grad_enabled()
-            y = checkpoint(block, y, framing, use_reentrant=False) if recompute else block(y, framing)
-        return tuple(own + self.conv(seen) for own, seen in zip(x, framing.seen(y), strict=True))
-
-
-def residual_convolution(channels: int, width: int, form: Connection) -> nn.Module:
-    """The convolution that ends a group of blocks, from `channels` to `width`: one 3x3, or a bottleneck of a quarter of the channels."""
-    if form == "1conv":
-        return nn.Conv2d(channels, width, 3, padding=1)
-    if form == "3conv":
-        hidden = positive_width(channels // 4, name="the 3conv bottleneck", rule="a quarter of embed_dim")
-        return nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, hidden, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(hidden, width, 3, padding=1),
-        )  # fmt: skip
-    raise ValueError(f"resi_connection: {form!r} is not known; choose '1conv' or '3conv'")
-
-
-class AttentiveRestorer(nn.Module):
-    """The skeleton of both MambaIRv2 networks; its subclasses document the arguments.
-
-    Args:
-        feed_forward: makes a feed-forward from its widths before, between and after; what tells the two networks apart.
-    """
-
-    mean: Tensor
-
-    def __init__(
-        self,
-        feed_forward: Callable[[int, int, int], nn.Module],
-        *,
-        group: GroupName,
-        in_chans: int,
-        embed_dim: int,
-        d_state: int,
-        depths: Sequence[int],
-        num_heads: Sequence[int],
-        window_size: int,
-        inner_rank: int,
-        num_tokens: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        patch_norm: bool,
-        use_checkpoint: bool,
-        upscale: int | None,
-        img_range: float,
-        upsampler: Upsampler,
-        resi_connection: Connection,
-        prompt_order: PromptOrder,
-        train_routing: Routing,
-        eval_routing: Routing,
-        shift_single_window: bool,
-        patch_size: int,
-        ape: bool,
-    ) -> None:
-        super().__init__()
-        if not depths or len(depths) != len(num_heads):
-            raise ValueError(f"depths = {list(depths)}, num_heads = {list(num_heads)}: one number each for every group of blocks")
-        numbers = {"in_chans": in_chans, "embed_dim": embed_dim, "d_state": d_state, "window_size": window_size, "inner_rank": inner_rank}
-        numbers |= {"num_tokens": num_tokens, "the smallest of depths": min(depths), "the smallest of num_heads": min(num_heads)}
-        for name, number in numbers.items():
-            if number < 1:
-                raise ValueError(f"{name} = {number}: must be at least 1")
-        if patch_size != 1 or ape:
-            raise ValueError("patch_size, ape: the network has patches of one pixel and no absolute position embedding; give 1 and false")
-        self.group = find_group(group)
-        self.in_chans, self.img_range, self.window_size = in_chans, img_range, window_size
-        mean = RGB_MEAN if in_chans == 3 else (0.0,) * in_chans
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-
-        order = self.group.order
-        width = divide_exactly(embed_dim, by=order, name="embed_dim")
-        expanded = scan_width(mlp_ratio, embed_dim)
-        inner = divide_exactly(expanded, by=order, name=f"int(mlp_ratio * embed_dim) = int({mlp_ratio} * {embed_dim})")
-
-        def half(mixer: nn.Module) -> MixingHalf:
-            return MixingHalf(mixer, feed_forward(embed_dim, inner, width), embed_dim, width)
-
-        def block(heads: int, index: int) -> AttentiveBlock:
-            attention = WindowAttention(
-                embed_dim, width, divide_exactly(heads, by=order, name="num_heads"), window_size,
-                shifted=index % 2 == 1, shift_single=shift_single_window, qkv_bias=qkv_bias,
-            )  # fmt: skip
-            router = PromptRouter(embed_dim, num_tokens, d_state, inner_rank, train_routing, eval_routing)
-            scan = AttentiveScan2d(router, embed_dim, inner, width, d_state, step_rank(expanded), prompt_order)
-            return AttentiveBlock(half(attention), half(scan))
-
-        self.lift = nn.Conv2d(in_chans, width, 3, padding=1)
-        self.norm_in = ChannelLayerNorm(width) if patch_norm else nn.Identity()
-        self.groups = nn.ModuleList(
-            AttentiveGroup(
-                [block(heads, index) for index in range(depth)], residual_convolution(embed_dim, width, resi_connection), use_checkpoint
-            )
-            for depth, heads in zip(depths, num_heads, strict=True)
-        )
-        self.norm_out = ChannelLayerNorm(embed_dim)
-        self.conv_after = residual_convolution(embed_dim, width, resi_connection)
-        self.upscale, self.head = restoring_head(upsampler, upscale, order, width, in_chans)
-        start_linears_small(self)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Restore images.
-
-        Args:
-            image: (b, in_chans, h, w) in [0, 1]; any size.
-
-        Returns:
-            (b, in_chans, s*h, s*w), around [0, 1], not clamped.
-        """
-        framing = Framing(self.group, image.shape[-2], image.shape[-1], self.window_size, image.device)
-        centred = (image - self.mean) * self.img_range
-        shallow = each(self.lift, framing.split(centred))
-        x = each(self.norm_in, shallow)
-        for group in self.groups:
-            x = group(x, framing)
-        body = each(lambda seen: self.conv_after(self.norm_out(seen)), framing.seen(x))
-        restored = self.head(tuple(a + b for a, b in zip(shallow, body, strict=True)), framing)
-        if isinstance(self.head, SameSizeHead):
-            restored = restored + centred
-        return restored / self.img_range + self.mean
-
-
-def restoring_head(upsampler: Upsampler, upscale: int | None, order: int, width: int, out_channels: int) -> tuple[int, nn.Module]:
-    """The scale and the output stage that two option keys name.
-
-    Raises:
-        ValueError: for an unknown upsampler, or a scale that it cannot make.
-    """
-    if upsampler == "":
-        if upscale not in (None, 1):
-            raise ValueError(f"upscale = {upscale}: a network without upsampler has upscale 1; name an upsampler")
-        return 1, SameSizeHead(width, out_channels)
-    if upsampler == "nearest+conv":
-        if upscale not in (None, 4):
-            raise ValueError(f"upscale = {upscale}: the nearest+conv upsampler makes 4")
-        return 4, NearestHead(order, width, out_channels)
-    scale = 2 if upscale is None else upscale
-    if upsampler == "pixelshuffledirect":
-        if scale < 1:
-            raise ValueError(f"upscale = {scale}: must be at least 1")
-        return scale, DirectHead(order, width, out_channels, scale)
-    if upsampler == "pixelshuffle":
-        return scale, ShuffleHead(order, width, out_channels, scale)
-    raise ValueError(
-        f"upsampler: {upsampler!r} is not known; choose 'pixelshuffle', 'pixelshuffledirect', 'nearest+conv' or '' (no upsampling)"
-    )
-
-
-def start_linears_small(network: nn.Module) -> None:
-    """Draw the linear layers around attention, scan and feed-forward from N(0, 0.02^2), biases 0, as published."""
-    for module in network.modules():
-        linears: tuple[nn.Linear, ...] = ()
-        if isinstance(module, WindowAttention):
-            linears = (module.qkv, module.proj)
-        elif isinstance(module, PromptRouter):
-            linears = (module.hidden, module.scores)
-        elif isinstance(module, (ConvFeedForward, GatedFeedForward)):
-            linears = (module.expand, module.squeeze)
-        elif isinstance(module, AttentiveScan2d):
-            linears = (module.out_proj,)
-        for linear in linears:
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
 
 
 @ARCH_REGISTRY.register()
-class MambaIRv2(AttentiveRestorer):
+class MambaIRv2(nn.Module):
     """Restore images: classic super-resolution, denoising or JPEG artefacts, by the upsampler.
 
     Args:
@@ -285,6 +59,8 @@ class MambaIRv2(AttentiveRestorer):
         ValueError: for a width that does not divide or vanishes, or an unknown choice.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         *,
@@ -314,20 +90,79 @@ class MambaIRv2(AttentiveRestorer):
         ape: bool = False,
         img_size: int | Sequence[int] = 64,
     ) -> None:
-        def feed_forward(channels_in: int, hidden: int, channels: int) -> nn.Module:
-            return ConvFeedForward(channels_in, hidden, channels, convffn_kernel_size)
+        super().__init__()
+        if not depths or len(depths) != len(num_heads):
+            raise ValueError(f"depths = {list(depths)}, num_heads = {list(num_heads)}: one number each for every group of blocks")
+        numbers = {"in_chans": in_chans, "embed_dim": embed_dim, "d_state": d_state, "window_size": window_size, "inner_rank": inner_rank}
+        numbers |= {"num_tokens": num_tokens, "the smallest of depths": min(depths), "the smallest of num_heads": min(num_heads)}
+        for name, number in numbers.items():
+            if number < 1:
+                raise ValueError(f"{name} = {number}: must be at least 1")
+        if patch_size != 1 or ape:
+            raise ValueError("patch_size, ape: the network has patches of one pixel and no absolute position embedding; give 1 and false")
+        self.group = find_group(group)
+        self.in_chans, self.img_range, self.window_size = in_chans, img_range, window_size
+        mean = RGB_MEAN if in_chans == 3 else (0.0,) * in_chans
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
 
-        super().__init__(
-            feed_forward, group=group, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state, depths=depths, num_heads=num_heads,
-            window_size=window_size, inner_rank=inner_rank, num_tokens=num_tokens, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
-            patch_norm=patch_norm, use_checkpoint=use_checkpoint, upscale=upscale, img_range=img_range, upsampler=upsampler,
-            resi_connection=resi_connection, prompt_order=prompt_order, train_routing=train_routing, eval_routing=eval_routing,
-            shift_single_window=shift_single_window, patch_size=patch_size, ape=ape,
-        )  # fmt: skip
+        order = self.group.order
+        width = divide_exactly(embed_dim, by=order, name="embed_dim")
+        expanded = scan_width(mlp_ratio, embed_dim)
+        inner = divide_exactly(expanded, by=order, name=f"int(mlp_ratio * embed_dim) = int({mlp_ratio} * {embed_dim})")
+
+        def half(mixer: nn.Module) -> MixingHalf:
+            return MixingHalf(mixer, self.feed_forward(embed_dim, inner, width, convffn_kernel_size), embed_dim, width)
+
+        def block(heads: int, index: int) -> AttentiveBlock:
+            attention = WindowAttention(
+                embed_dim, width, divide_exactly(heads, by=order, name="num_heads"), window_size,
+                shifted=index % 2 == 1, shift_single=shift_single_window, qkv_bias=qkv_bias,
+            )  # fmt: skip
+            router = PromptRouter(embed_dim, num_tokens, d_state, inner_rank, train_routing, eval_routing)
+            scan = AttentiveScan2d(router, embed_dim, inner, width, d_state, step_rank(expanded), prompt_order)
+            return AttentiveBlock(half(attention), half(scan))
+
+        self.lift = nn.Conv2d(in_chans, width, 3, padding=1)
+        self.norm_in = ChannelLayerNorm(width) if patch_norm else nn.Identity()
+        self.groups = nn.ModuleList(
+            AttentiveGroup(
+                [block(heads, index) for index in range(depth)], residual_convolution(embed_dim, width, resi_connection), use_checkpoint
+            )
+            for depth, heads in zip(depths, num_heads, strict=True)
+        )
+        self.norm_out = ChannelLayerNorm(embed_dim)
+        self.conv_after = residual_convolution(embed_dim, width, resi_connection)
+        self.upscale, self.head = restoring_head(upsampler, upscale, order, width, in_chans)
+        self.corrects_input = upsampler == ""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore images.
+
+        Args:
+            image: (b, in_chans, h, w) in [0, 1]; any size.
+
+        Returns:
+            (b, in_chans, s*h, s*w), around [0, 1], not clamped.
+        """
+        framing = Framing(self.group, image.shape[-2], image.shape[-1], self.window_size, image.device)
+        centred = (image - self.mean) * self.img_range
+        shallow = each(self.lift, framing.split(centred))
+        x = each(self.norm_in, shallow)
+        for group in self.groups:
+            x = group(x, framing)
+        body = each(lambda seen: self.conv_after(self.norm_out(seen)), framing.seen(x))
+        restored = self.head(tuple(a + b for a, b in zip(shallow, body, strict=True)), framing)
+        if self.corrects_input:
+            restored = restored + centred
+        return restored / self.img_range + self.mean
+
+    def feed_forward(self, channels_in: int, hidden: int, channels: int, kernel_size: int) -> nn.Module:
+        """The second branch of every half of a block; see `ConvFeedForward`."""
+        return ConvFeedForward(channels_in, hidden, channels, kernel_size)
 
 
 @ARCH_REGISTRY.register()
-class MambaIRv2Light(AttentiveRestorer):
+class MambaIRv2Light(MambaIRv2):
     """The light network: gated feed-forwards. Arguments as in `MambaIRv2`, with the light network's values as defaults.
 
     Args:
@@ -368,9 +203,13 @@ class MambaIRv2Light(AttentiveRestorer):
         img_size: int | Sequence[int] = 64,
     ) -> None:
         super().__init__(
-            GatedFeedForward, group=group, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state, depths=depths, num_heads=num_heads,
+            group=group, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state, depths=depths, num_heads=num_heads,
             window_size=window_size, inner_rank=inner_rank, num_tokens=num_tokens, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
             patch_norm=patch_norm, use_checkpoint=use_checkpoint, upscale=upscale, img_range=img_range, upsampler=upsampler,
             resi_connection=resi_connection, prompt_order=prompt_order, train_routing=train_routing, eval_routing=eval_routing,
             shift_single_window=shift_single_window, patch_size=patch_size, ape=ape,
         )  # fmt: skip
+
+    def feed_forward(self, channels_in: int, hidden: int, channels: int, kernel_size: int) -> nn.Module:
+        """See `GatedFeedForward`."""
+        return GatedFeedForward(channels_in, hidden, channels)

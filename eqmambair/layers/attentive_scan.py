@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.layers.depthwise import DepthwiseConv2d
+from eqmambair.layers.linear import small_linear
 from eqmambair.layers.scan2d import initial_A_log, initial_delta_bias
 from eqmambair.layers.views import positive_width, to_pixels, to_tokens
 from eqmambair.ops import selective_scan
@@ -59,8 +60,8 @@ class PromptRouter(nn.Module):
         self.train_routing, self.eval_routing = train_routing, eval_routing
         self.given_noise: Tensor | None = None
         self.straight_through = True
-        self.hidden = nn.Linear(channels, hidden)
-        self.scores = nn.Linear(hidden, categories)
+        self.hidden = small_linear(channels, hidden)
+        self.scores = small_linear(hidden, categories)
         self.prompts = nn.Parameter(torch.empty(categories, inner_rank).uniform_(-1 / categories, 1 / categories))
         self.basis = nn.Parameter(torch.empty(inner_rank, states).uniform_(-1 / inner_rank, 1 / inner_rank))
 
@@ -146,7 +147,7 @@ class AttentiveScan2d(nn.Module):
         self.A_log = nn.Parameter(initial_A_log(inner, states))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, channels)
+        self.out_proj = small_linear(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

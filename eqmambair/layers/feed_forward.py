@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.layers.depthwise import DepthwiseConv2d
+from eqmambair.layers.linear import small_linear
 from eqmambair.layers.norm import ChannelLayerNorm
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly
 
@@ -27,9 +28,9 @@ class ConvFeedForward(nn.Module):
 
     def __init__(self, channels_in: int, hidden: int, channels: int, kernel_size: int = 5) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels_in, hidden)
+        self.expand = small_linear(channels_in, hidden)
         self.conv = _depthwise(hidden, kernel_size)
-        self.squeeze = nn.Linear(hidden, channels)
+        self.squeeze = small_linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = channels_first_axis(F.gelu(self.expand(channels_last_axis(x))))
@@ -51,10 +52,10 @@ class GatedFeedForward(nn.Module):
     def __init__(self, channels_in: int, hidden: int, channels: int, kernel_size: int = 5) -> None:
         super().__init__()
         half = divide_exactly(hidden, by=2, name="the hidden width of the gated feed-forward")
-        self.expand = nn.Linear(channels_in, hidden)
+        self.expand = small_linear(channels_in, hidden)
         self.norm = ChannelLayerNorm(half)
         self.conv = _depthwise(half, kernel_size)
-        self.squeeze = nn.Linear(half, channels)
+        self.squeeze = small_linear(half, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = channels_first_axis(F.gelu(self.expand(channels_last_axis(x)))).chunk(2, dim=1)

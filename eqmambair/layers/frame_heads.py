@@ -1,11 +1,15 @@
 """From the frames of a feature map to an image: the output stages of restoration networks whose maps are kept in frames."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.layers.frames import Frames, Framing, each
 from eqmambair.layers.upsample import ShuffleUpsample, upsample_steps
 from eqmambair.layers.views import divide_exactly
+
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
 
 #: Channels between the body and the image, all orientations together.
 UPSAMPLE_CHANNELS = 64
@@ -102,3 +106,29 @@ class NearestHead(nn.Module):
             frames = tuple(F.leaky_relu(conv(seen), 0.2) for seen in framing.seen(frames))
         frames = each(lambda x: F.leaky_relu(self.refine(x), 0.2), framing.seen(frames))
         return framing.merge(each(self.project, frames))
+
+
+def restoring_head(upsampler: Upsampler, upscale: int | None, order: int, width: int, out_channels: int) -> tuple[int, nn.Module]:
+    """The scale and the output stage that two option keys name.
+
+    Raises:
+        ValueError: for an unknown upsampler, or a scale that it cannot make.
+    """
+    if upsampler == "":
+        if upscale not in (None, 1):
+            raise ValueError(f"upscale = {upscale}: a network without upsampler has upscale 1; name an upsampler")
+        return 1, SameSizeHead(width, out_channels)
+    if upsampler == "nearest+conv":
+        if upscale not in (None, 4):
+            raise ValueError(f"upscale = {upscale}: the nearest+conv upsampler makes 4")
+        return 4, NearestHead(order, width, out_channels)
+    scale = 2 if upscale is None else upscale
+    if upsampler == "pixelshuffledirect":
+        if scale < 1:
+            raise ValueError(f"upscale = {scale}: must be at least 1")
+        return scale, DirectHead(order, width, out_channels, scale)
+    if upsampler == "pixelshuffle":
+        return scale, ShuffleHead(order, width, out_channels, scale)
+    raise ValueError(
+        f"upsampler: {upsampler!r} is not known; choose 'pixelshuffle', 'pixelshuffledirect', 'nearest+conv' or '' (no upsampling)"
+    )

@@ -10,6 +10,15 @@ from eqmambair.groups import Group
 from eqmambair.ops import group_linear, takes_group_linear
 
 
+def small_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """An ordinary linear layer that starts from N(0, 0.02^2), its bias from 0, as those of vision transformers do."""
+    linear = nn.Linear(in_features, out_features, bias)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
 class GroupLinear(nn.Module):
     """Mix fields and orientations of a pixel: ``y_t = sum_s W[t^-1 s] x_s + b``. Commutes with the group; block-circulant for C4.
 

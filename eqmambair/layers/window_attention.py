@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eqmambair.layers.linear import small_linear
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly
 
 
@@ -46,10 +47,10 @@ class WindowAttention(nn.Module):
         self.head_width = divide_exactly(channels, by=heads, name="the width of the window attention")
         self.heads, self.window, self.shift_single = heads, window, shift_single
         self.shift = window // 2 if shifted else 0
-        self.qkv = nn.Linear(channels_in, 3 * channels, bias=qkv_bias)
+        self.qkv = small_linear(channels_in, 3 * channels, qkv_bias)
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = small_linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(channels_last_axis(x))

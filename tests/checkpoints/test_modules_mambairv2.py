@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from eqmambair import build_network
-from eqmambair.archs.mambairv2_arch import AttentiveBlock
 from eqmambair.checkpoints.systems import find_layout
 from eqmambair.checkpoints.systems.mambairv2 import relative_index
 from eqmambair.groups import group
+from eqmambair.layers.attentive_blocks import AttentiveBlock
 from eqmambair.layers.attentive_scan import PromptRouter, inverse_order, semantic_order
 from eqmambair.layers.feed_forward import ConvFeedForward, GatedFeedForward
 from eqmambair.layers.frames import Framing
