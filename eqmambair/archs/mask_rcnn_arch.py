@@ -12,6 +12,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -32,6 +34,8 @@ class MaskRCNN(nn.Module):
             with an output norm for each stage. On an equivariant backbone the detector is a plain one and the whole is not equivariant.
         num_classes: classes of things, the background not counted; labels are 1 to num_classes.
         fpn_channels: width of the feature pyramid.
+        head_channels: width of the four convolutions that draw masks.
+        box_features: width of the two layers that find classes and boxes.
         anchor_sizes: side of the anchors at each of the five levels, in pixels of the resized picture.
         min_size: shorter side that pictures are resized to, in pixels; of a list training draws one for each picture, testing takes the
             last.
@@ -52,6 +56,8 @@ class MaskRCNN(nn.Module):
         backbone: Mapping[str, Any],
         num_classes: int = 80,
         fpn_channels: int = 256,
+        head_channels: int = 256,
+        box_features: int = 1024,
         anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
         min_size: int | Sequence[int] = 800,
         max_size: int = 1333,
@@ -63,7 +69,11 @@ class MaskRCNN(nn.Module):
     ) -> None:
         super().__init__()
         sides = [min_size] if isinstance(min_size, int) else list(min_size)
-        if len(anchor_sizes) != 5 or not sides or min(num_classes, fpn_channels, detections, rois_per_image, *anchor_sizes, *sides) < 1:
+        if (
+            len(anchor_sizes) != 5
+            or not sides
+            or min(num_classes, fpn_channels, detections, rois_per_image, head_channels, box_features, *anchor_sizes, *sides) < 1
+        ):
             given = f"num_classes = {num_classes}, fpn_channels = {fpn_channels}, anchor_sizes = {list(anchor_sizes)}, min_size = {sides}"
             raise ValueError(f"{given}, detections = {detections}: five anchor sizes, and all at least 1")
         if max(sides) > max_size:
@@ -76,8 +86,11 @@ class MaskRCNN(nn.Module):
         self.out_norms = OutputNorms(self.backbone.kit, channels)
         self.fpn = FeaturePyramidNetwork(list(channels), fpn_channels, LastLevelMaxPool())
         parts = detection.MaskRCNN(
-            _Width(fpn_channels), num_classes + 1, min_size=tuple(sides), max_size=max_size, image_mean=list(image_mean),
+            _Width(fpn_channels), min_size=tuple(sides), max_size=max_size, image_mean=list(image_mean),
             image_std=list(image_std), rpn_anchor_generator=AnchorGenerator(tuple((s,) for s in anchor_sizes), ((0.5, 1.0, 2.0),) * 5),
+            box_head=TwoMLPHead(fpn_channels * 7 * 7, box_features), box_predictor=FastRCNNPredictor(box_features, num_classes + 1),
+            mask_head=MaskRCNNHeads(fpn_channels, (head_channels,) * 4, dilation=1),
+            mask_predictor=MaskRCNNPredictor(head_channels, head_channels, num_classes + 1),
             box_batch_size_per_image=rois_per_image, box_score_thresh=score_threshold, box_detections_per_img=detections,
         )  # fmt: skip
         self.transform, self.rpn, self.roi_heads = parts.transform, parts.rpn, parts.roi_heads

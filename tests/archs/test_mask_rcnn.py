@@ -13,7 +13,16 @@ BACKBONES = {
     "V2MPyramid": {"dims": 8, "depths": [1, 1, 1, 1]},
     "SpectralVMamba": {"dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "rfn_width": 2, "top_k": 2},
 }
-SMALL = {"num_classes": 2, "fpn_channels": 8, "min_size": 64, "max_size": 96, "rois_per_image": 16, "anchor_sizes": [8, 16, 32, 64, 128]}
+SMALL = {
+    "num_classes": 2,
+    "fpn_channels": 8,
+    "head_channels": 8,
+    "box_features": 16,
+    "min_size": 64,
+    "max_size": 96,
+    "rois_per_image": 16,
+    "anchor_sizes": [8, 16, 32, 64, 128],
+}
 
 
 def network(backbone: str = "VMamba", **changes) -> MaskRCNN:
