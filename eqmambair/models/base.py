@@ -71,6 +71,7 @@ class Model(ABC):
 
     train_schema: ClassVar[type[TrainKeys]] = TrainKeys
     val_schema: ClassVar[type[ValKeys]] = ValKeys
+    image_key: ClassVar[str] = "image"  # where a batch has the pictures that the network takes
     batched_validation: ClassVar[bool] = False  # samples of a set are of one size: validate batch_size_per_gpu of them at once
 
     def __init__(self, options: Any, device: torch.device) -> None:
@@ -123,8 +124,13 @@ class Model(ABC):
         return True
 
     def move(self, batch: Any) -> Any:
-        """A batch on the device."""
-        return moved(batch, self.device)
+        """A batch on the device, its pictures (``image_key``) in the memory layout that ``train.channels_last`` asks for."""
+        batch = moved(batch, self.device)
+        if self.options.train is None or self.options.train.channels_last:
+            pictures = batch.get(self.image_key) if isinstance(batch, dict) else None
+            if isinstance(pictures, Tensor) and pictures.dim() == 4:
+                batch[self.image_key] = pictures.contiguous(memory_format=torch.channels_last)
+        return batch
 
     @staticmethod
     def collate(samples: list[Any]) -> Any:

@@ -110,12 +110,6 @@ class ClassificationModel(Model):
             return {}
         return {"task": "classification", "classes": self.dataset.classes, "preprocessing": self.dataset.preprocessing.as_dict()}
 
-    def move(self, batch: Any) -> Any:
-        batch = super().move(batch)
-        if self.options.train is None or self.options.train.channels_last:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        return batch
-
     def batch_names(self, batch: Any) -> list[str]:
         return list(batch["path"])
 

@@ -53,6 +53,7 @@ class RestorationModel(Model):
     """Trains a network on pairs of a degraded picture (``lq``) and the truth (``gt``); RGB in [0, 1], (b, c, h, w)."""
 
     train_schema: ClassVar[type[TrainKeys]] = RestorationTrain
+    image_key: ClassVar[str] = "lq"
 
     def __init__(self, options: Any, device: torch.device) -> None:
         super().__init__(options, device)
@@ -105,12 +106,6 @@ class RestorationModel(Model):
 
     def build_dataset(self, section: Any, phase: str) -> torch.utils.data.Dataset[Any]:
         return built_dataset(self.options, section, phase)
-
-    def move(self, batch: Any) -> Any:
-        batch = super().move(batch)
-        if self.options.train is None or self.options.train.channels_last:
-            batch["lq"] = batch["lq"].contiguous(memory_format=torch.channels_last)
-        return batch
 
     def batch_names(self, batch: Any) -> list[str]:
         return list(batch["lq_path"])

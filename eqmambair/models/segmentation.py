@@ -115,12 +115,6 @@ class SegmentationModel(Model):
         protocol = protocol_from(self.options.val, self.dataset.resize, self.dataset).as_dict()
         return {"task": "segmentation", "classes": self.dataset.classes, "colours": self.dataset.colours.tolist(), "protocol": protocol}
 
-    def move(self, batch: Any) -> Any:
-        batch = super().move(batch)
-        if self.options.train is None or self.options.train.channels_last:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        return batch
-
     def batch_names(self, batch: Any) -> list[str]:
         return list(batch["path"])
 
