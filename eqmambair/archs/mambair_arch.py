@@ -269,4 +269,5 @@ def start_scans_small(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, CrossScan2d):
             for linear in (module.in_proj, module.gate_proj, module.out_proj):
-                nn.init.normal_(linear.weight, std=0.02)
+                if linear is not None:
+                    nn.init.normal_(linear.weight, std=0.02)

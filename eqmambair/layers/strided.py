@@ -19,28 +19,24 @@ from eqmambair.layers.convolution import GroupConv2d, LiftingConv2d
 Corners = Sequence[tuple[int, int]]
 
 
-def lattice_blocks(
-    blocks: Sequence[Tensor], corners: Corners, kernel_size: int, stride: int, padding: int, exact_any_size: bool
-) -> Tensor:  # fmt: skip
-    """Move each block so that a strided convolution without padding samples it on the lattice that starts in its corner.
+def lattice_blocks(blocks: Sequence[Tensor], corners: Corners, kernel_size: int, stride: int, exact_any_size: bool) -> Tensor:
+    """Move each padded block so that a strided convolution samples it on the lattice that starts in its corner.
 
     Args:
-        blocks: maps of one size, (b, c, h, w) each.
+        blocks: maps of one size, zeros around them included, (b, c, h, w) each.
         corners: for each block whether its lattice starts at the last row and the last column, instead of the first.
-        kernel_size, stride, padding: of the convolution, in pixels.
+        kernel_size, stride: of the convolution, in pixels.
         exact_any_size: see `StridedGroupConv2d`.
 
     Returns:
-        The blocks, padded, side by side, (b, sum of c, h + 2 padding, w + 2 padding).
+        The blocks side by side, (b, sum of c, h, w).
     """
-    sides = [side + 2 * padding - kernel_size for side in blocks[0].shape[-2:]]
-    shifts = [side % stride if exact_any_size else stride - 1 for side in sides]
+    shifts = [(side - kernel_size) % stride if exact_any_size else stride - 1 for side in blocks[0].shape[-2:]]
     moved = []
     for block, corner in zip(blocks, corners, strict=True):
         # What leaves at one end comes in at the other, where no filter looks; so the size stays a simple one for torch.export.
         turned = [(-shift, axis) for shift, axis, far in zip(shifts, (-2, -1), corner, strict=True) if far]
-        padded = F.pad(block, (padding,) * 4)
-        moved.append(torch.roll(padded, *zip(*turned, strict=True)) if turned else padded)
+        moved.append(torch.roll(block, *zip(*turned, strict=True)) if turned else block)
     return torch.cat(moved, 1)
 
 
@@ -76,8 +72,9 @@ def lattice_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, corners: Corners, stride: int, padding: int, lifting: bool, exact_any_size: bool
 ) -> Tensor:  # fmt: skip
     """The function behind `LatticeConv2d`, with its arguments; (b, c_in, h, w) -> (b, c_out, h', w')."""
-    blocks = [x] * len(corners) if lifting else list(x.chunk(len(corners), 1))
-    sampled = lattice_blocks(blocks, corners, weight.shape[-1], stride, padding, exact_any_size)
+    padded = F.pad(x, (padding,) * 4)
+    blocks = [padded] * len(corners) if lifting else padded.chunk(len(corners), 1)
+    sampled = lattice_blocks(blocks, corners, weight.shape[-1], stride, exact_any_size)
     return F.conv2d(sampled, weight, bias, stride=stride, groups=len(corners) if lifting else 1)
 
 
