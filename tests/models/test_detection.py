@@ -17,8 +17,9 @@ from eqmambair.models.detection import DetectionModel
 from tests.engine.tiny_recognition import changed, write
 
 NETWORK = {
-    "type": "MaskRCNN", "num_classes": 3, "fpn_channels": 8, "head_channels": 8, "box_features": 16, "min_size": 64, "max_size": 96, "rois_per_image": 8, "score_threshold": 0.0,
-    "detections": 3, "anchor_sizes": [8, 16, 32, 64, 128], "backbone": {"type": "VMamba", "dims": 8, "depths": [1, 1, 1, 1]},
+    "type": "MaskRCNN", "num_classes": 3, "fpn_channels": 8, "head_channels": 8, "box_features": 16, "min_size": 64, "max_size": 96,
+    "rois_per_image": 8, "score_threshold": 0.0, "detections": 3, "anchor_sizes": [8, 16, 32, 64, 128],
+    "backbone": {"type": "VMamba", "dims": 8, "depths": [1, 1, 1, 1]},
 }  # fmt: skip
 
 
