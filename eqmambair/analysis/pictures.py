@@ -68,7 +68,7 @@ def receptive_field_picture(title: str, field: Tensor, squares: Sequence[Square]
         text = f"{square.share:.0%} in {square.area_ratio:.2%}"
         axes[1].annotate(text, (square.area_ratio, square.share), (-6, -10), textcoords="offset points", ha="right", fontsize=7)
     axes[1].set_xscale("log")
-    axes[1].set_xlim(0.05 / field.numel(), 1.5)
+    axes[1].set_xlim(0.01 / field.numel(), 2)
     axes[1].set_ylim(0, 1.04)
     axes[1].set_xlabel("area of the square / area of the picture", fontsize=7)
     axes[1].grid(alpha=0.3)
