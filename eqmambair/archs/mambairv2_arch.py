@@ -36,12 +36,14 @@ class MambaIRv2(nn.Module):
         embed_dim: channels of a feature map, all orientations together; a multiple of the group's order.
         d_state: state size N of the scan.
         depths: blocks in each group of blocks; every second one has shifted windows.
-        num_heads: attention heads in each group of blocks, all orientations together; multiples of the group's order, divide `embed_dim`.
+        num_heads: attention heads in each group of blocks, all orientations together; multiples of the group's order, and divisors of
+            `embed_dim`.
         window_size: side of the attention windows, in pixels.
         inner_rank: rank of the prompt pool.
         num_tokens: prompts in the pool, which are the categories of pixels.
         convffn_kernel_size: odd side of the feed-forward's depthwise filter, in pixels.
-        mlp_ratio: channels of scan and feed-forward as a multiple of `embed_dim`, rounded down to a multiple of the group's order.
+        mlp_ratio: channels of scan and feed-forward as a multiple of `embed_dim`, rounded down; the result must be a multiple of the
+            group's order.
         qkv_bias: whether queries, keys and values have a bias.
         patch_norm: whether a layer norm stands before the first group of blocks.
         use_checkpoint: recompute each block in the backward pass instead of keeping its activations.

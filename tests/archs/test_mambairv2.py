@@ -183,6 +183,18 @@ def test_orientations_see_each_other():
             assert (before - after).abs().max() > 1e-3
 
 
+def test_a_block_without_branches_is_two_scales():
+    block = tiny().groups[0].blocks[0]
+    with torch.no_grad():
+        for layer in (block.window.mixer.proj, block.state_space.mixer.out_proj, block.window.feed.squeeze, block.state_space.feed.squeeze):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        x = torch.rand(2, 16, 4, 8)
+        (y,) = block((x,), Framing(group("c1"), 4, 8, 4, torch.device("cpu")))
+        factor = (1 + block.window.scale.weight) * (1 + block.state_space.scale.weight)
+        torch.testing.assert_close(y, x * factor.view(-1, 1, 1))
+
+
 def test_folding_changes_nothing():
     network, x = tiny(group="c4"), torch.rand(1, 3, 6, 5)
     with torch.no_grad():

@@ -59,6 +59,19 @@ def test_a_token_sees_only_what_was_visited_before():
     assert reached.tolist() == [place <= step for place in range(16)]
 
 
+def test_moving_pixels_moves_the_result_while_those_of_a_category_keep_their_order():
+    """Without neighbours in the gate the module sees a sequence, and the semantic order is all that it sees of places."""
+    layer = module(prompt_order="sorted")
+    torch.nn.init.zeros_(layer.position.weight)
+    x = torch.rand(1, 8, 4, 5)
+    with torch.no_grad():
+        order = semantic_order(layer.router(x.flatten(2).mT)[1])[0]
+        y, moved = layer(x).flatten(2), layer(x.flatten(2)[:, :, order].view_as(x)).flatten(2)
+        torch.testing.assert_close(moved, y[:, :, order])
+        flipped = layer(x.flip(2, 3)).flip(2, 3).flatten(2)
+    assert (flipped - y).abs().max() > 1e-3
+
+
 def test_noise_is_gumbel():
     router = PromptRouter(8, 4, 3, 2, eval_routing="gumbel").eval()
     torch.nn.init.zeros_(router.scores.weight)
