@@ -6,6 +6,7 @@ from torch import nn
 
 from eqmambair import UserError, build_network, fold
 from eqmambair.analysis.equivariance import equivariance_error
+from eqmambair.checkpoints import infer_network
 from eqmambair.groups import group
 from eqmambair.layers.norm import FieldBatchNorm2d
 from tests.archs.moving import moved
@@ -37,6 +38,17 @@ def test_parameter_count_is_the_published_one(kind, backbone, options, count):
     with torch.device("meta"):
         network = build_network({"type": kind, "backbone": backbone, **options})
     assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+@pytest.mark.parametrize("kind", ["GroupMamba", "V2MPyramid"])
+def test_plain_decoder_stands_on_every_pyramid_and_is_told_by_its_weights(kind):
+    network = build_network(PLAIN | {"backbone": {"type": kind}}).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+    with torch.device("meta"):
+        inferred = build_network(infer_network(network.state_dict()))
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (network, inferred)]
+    assert shapes[0] == shapes[1]
 
 
 class Heads(nn.Module):
