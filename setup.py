@@ -29,6 +29,7 @@ DEPENDENCIES = [
     "pydantic>=2",
     "scipy",
     "matplotlib",
+    "filelock",
 ]
 COMMANDS = {
     "train": "train",
@@ -44,6 +45,7 @@ COMMANDS = {
     "equivariance": "equivariance",
     "complexity": "complexity",
     "convert": "convert_weights",
+    "zoo": "zoo",
     "lam": "lam",
     "erf": "erf",
 }
@@ -110,14 +112,18 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["eqmambair", "eqmambair.*"]), "eqmambair._csrc"],
     package_dir={"eqmambair._csrc": "csrc"},
-    package_data={"eqmambair._csrc": ["*.cpp", "*.h", "cpu/*", "cuda/*"], "eqmambair": ["py.typed", "weights/*.safetensors"]},
+    package_data={
+        "eqmambair._csrc": ["*.cpp", "*.h", "cpu/*", "cuda/*"],
+        "eqmambair": ["py.typed", "weights/*.safetensors", "zoo/weights.yml"],
+    },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},
     install_requires=DEPENDENCIES,
     extras_require={
         "detection": ["pycocotools"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools"],
-        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
+        "spandrel": ["spandrel>=0.4"],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4"],
+        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
     },
     entry_points={"console_scripts": [f"eqmambair-{name} = eqmambair.cli.{module}:cli" for name, module in COMMANDS.items()]},
     zip_safe=False,

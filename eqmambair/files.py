@@ -24,12 +24,17 @@ def replace_file(path: str | os.PathLike[str], content: Content) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_file(temporary, content)
-            os.replace(temporary, path)
-            flush_folder(path.parent)
+            move_into_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch.save turns some of the first into the second
         raise UserError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a whole, flushed file its name, in place of an older one, and make that last; both are on one disk."""
+    os.replace(temporary, path)
+    flush_folder(path.parent)
 
 
 def write_file(path: Path, content: Content) -> None:

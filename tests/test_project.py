@@ -21,6 +21,8 @@ BELOW = {
     "layers": {"ops", "groups"},
     "archs": {"ops", "groups", "layers"},
     "checkpoints": {"ops", "groups", "layers", "archs"},
+    "zoo": {"archs", "checkpoints"},
+    "integrations": {"archs", "checkpoints"},
     "data": set(),
     "losses": set(),
     "metrics": set(),
@@ -28,12 +30,12 @@ BELOW = {
     "models": {"ops", "groups", "layers", "archs", "checkpoints", "data", "losses", "metrics", "inference"},
 }
 BELOW["engine"] = {*BELOW["models"], "models"}
-BELOW["analysis"] = {*BELOW["engine"], "engine"}
+BELOW["analysis"] = {*BELOW["engine"], "engine", "zoo"}
 BELOW["env"] = {"ops"}
 BELOW["cli"] = {*BELOW["analysis"], "analysis", "env"}
 ANYWHERE = {"errors", "files", "memory", "version", "compat"}
 
-MODULES = sorted((ROOT / "eqmambair").rglob("*.py"))
+MODULES = [path for path in sorted((ROOT / "eqmambair").rglob("*.py")) if path.name != "__main__.py"]  # which launch commands of cli
 
 
 def part_of(module: str) -> str:

@@ -9,10 +9,11 @@ from torch import nn
 
 from eqmambair.archs import build_network
 from eqmambair.checkpoints import load_network
+from eqmambair.cli._fetching import model_file
 from eqmambair.engine.options import project_root
 from eqmambair.engine.yaml_source import Source, read_yaml
 from eqmambair.errors import UserError
-from eqmambair.inference.networks import Trained, find_model, load_trained
+from eqmambair.inference.networks import Trained, load_trained
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     """
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", "-w", type=Path, metavar="FILE", help="weights, ours or published: .safetensors, .pth, .pt")
-    source.add_argument("--model", metavar="NAME", help="name of weights that come with the package")
+    source.add_argument(
+        "--model", metavar="NAME", help="weights of the zoo by name, fetched at first use; `python -m eqmambair.zoo list` names them"
+    )
     if untrained:
         source.add_argument("--untrained", action="store_true", help="first weights, whatever the option file names")
     needed = "one of --weights, --model and --opt is needed" if required else "instead of --weights"
@@ -65,7 +68,7 @@ def chosen(arguments: argparse.Namespace) -> Choice:
     Raises:
         UserError: nothing is named, or a file cannot be read or does not say what it should.
     """
-    weights = find_model(arguments.model) if arguments.model is not None else arguments.weights
+    weights = model_file(arguments.model) if arguments.model is not None else arguments.weights
     if arguments.opt is None:
         if weights is None:
             raise UserError("no network; give --weights FILE, --model NAME or --opt FILE")

@@ -1,4 +1,4 @@
-"""A trained network from a file, from an option file, or by the name of bundled weights."""
+"""A trained network from a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from torch import nn
 from eqmambair.checkpoints import load_network
 from eqmambair.errors import UserError
 
-WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -21,20 +19,6 @@ class Trained:
     scale: int
     channels: int
     options: dict[str, Any]
-
-
-def bundled_models() -> dict[str, Path]:
-    """Return the weights that come with the package, by name."""
-    return {path.stem: path for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors"))}
-
-
-def find_model(name: str) -> Path:
-    """Return the file of a bundled model; raise `UserError` with the names there are."""
-    models = bundled_models()
-    if name not in models:
-        there = f"there are {', '.join(models)}" if models else "this installation has none; give a weight file"
-        raise UserError(f"no bundled model is called {name!r}; {there}")
-    return models[name]
 
 
 def load_trained(

@@ -15,6 +15,7 @@ from eqmambair.data.io import list_images, read_image, to_float, write_image
 from eqmambair.data.prepare import upscale
 from eqmambair.errors import UserError
 from eqmambair.inference import networks
+from eqmambair.zoo import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -368,11 +369,11 @@ def test_wrong_kinds_in_an_option_file_are_named(tmp_path, weights_x2, content, 
 
 
 def test_a_bundled_model_is_found_by_name(tmp_path, weights_x2, monkeypatch):
-    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", weights_x2.parent)
+    monkeypatch.setattr(cache, "WEIGHTS_FOLDER", weights_x2.parent)
     write_image(tmp_path / "a.png", picture(4, 4))
     assert command(tmp_path / "a.png", "-o", tmp_path / "out", "--model", "x2") == 0
-    with pytest.raises(UserError, match="there are x2"):
-        networks.find_model("x9")
+    with pytest.raises(UserError, match="no weights are called 'x9'"):
+        command(tmp_path / "a.png", "-o", tmp_path / "other", "--model", "x9")
 
 
 def test_damaged_weights_give_an_error_and_no_picture(tmp_path, weights_x2, capsys):

@@ -11,7 +11,7 @@ from eqmambair.checkpoints import load_network, save_weights, to_official
 from eqmambair.cli import equivariance, erf, lam
 from eqmambair.data.io import write_image
 from eqmambair.errors import UserError
-from eqmambair.inference import networks
+from eqmambair.zoo import cache
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def drawn(path):
 
 
 def test_lam_of_bundled_weights(tmp_path, image, weights_x2, monkeypatch, capsys):
-    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", weights_x2.parent)
+    monkeypatch.setattr(cache, "WEIGHTS_FOLDER", weights_x2.parent)
     out = tmp_path / "lam.png"
     run(lam, "--model", "x2", "--gt", image, "--crop", 1, 2, 8, 9, "--steps", 2, "--output", out)
     report = drawn(out)

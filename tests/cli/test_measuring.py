@@ -11,7 +11,7 @@ import yaml
 from eqmambair import UserError, build_network
 from eqmambair.checkpoints import load_network, read_state, save_weights
 from eqmambair.cli import complexity, convert_weights, equivariance
-from eqmambair.inference import networks
+from eqmambair.zoo import cache
 
 NETWORK = {"type": "EQMambaIR", "embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.25, "upsampler": "pixelshuffle", "upscale": 2}
 
@@ -69,7 +69,7 @@ def test_option_file_names_weights_unless_first_ones_are_asked_for(tmp_path, wei
 
 
 def test_bundled_weights_are_measured_by_name(weights_x2, monkeypatch, capsys):
-    monkeypatch.setattr(networks, "WEIGHTS_FOLDER", weights_x2.parent)
+    monkeypatch.setattr(cache, "WEIGHTS_FOLDER", weights_x2.parent)
     equivariance.main(["--model", "x2", "--size", "4x4"])
     assert f"weights {weights_x2}" in capsys.readouterr().out
 

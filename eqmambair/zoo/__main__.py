@@ -1,0 +1,6 @@
+"""Launcher: python -m eqmambair.zoo ... (see --help)."""
+
+from eqmambair.cli.zoo import cli
+
+if __name__ == "__main__":
+    cli()
