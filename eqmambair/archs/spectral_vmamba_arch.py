@@ -112,14 +112,15 @@ class SpectralVMamba(Classifier):
         block = self.get_submodule("stages.0.0")
         assert isinstance(block, VisionBlock)
         assert isinstance(block.scan, CrossScan2d)
-        with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+        device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know the device that only has shapes
+        with torch.autocast(device, enabled=False), torch.no_grad():
             return block.scan.inner(block.norm1(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)).flatten(1, 2)
 
     def spectrum(self, image: Tensor) -> Tensor:
         """The Laplacian's eigenvalues for each picture, ascending, (b, n).
 
-        As many are 0 as the graph has parts. Where there is more than one part, or two eigenvalues are equal, the picture does not determine
-        the order.
+        As many are 0 as the graph has parts. Where there is more than one part, or two eigenvalues are equal, the picture does not
+        determine the order.
         """
         with torch.no_grad():
             return self.spectral_order.spectrum(self.inner_features(self.project(self.rfn(image))))[0]
