@@ -1,4 +1,4 @@
-"""The table of every network that has an option file or a published name: sizes, what the papers print, names of weights."""
+"""The table of every network that has an option file: sizes, what the papers print, names of weights."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from eqmambair.engine.yaml_source import read_yaml
 from eqmambair.errors import UserError
 from eqmambair.zoo import entries
 
-#: Option file or published name -> (parameters, multiply-accumulates) as the paper or its code's page prints them.
+#: Option file without ending -> (parameters, multiply-accumulates) as the paper or its code's page prints them.
 PRINTED: dict[str, tuple[str, str]] = {
     "eq_mambair_light_x2": ("519K", ""),
     "eq_mambair_light_x3": ("527K", ""),
@@ -48,32 +48,25 @@ PRINTED: dict[str, tuple[str, str]] = {
     "vmamba_small_imagenet100": ("50M", ""),
     "eq_vmamba_tiny_imagenet100": ("10M", ""),
     "eq_vmamba_small_imagenet100": ("17M", ""),
-    "groupmamba_tiny": ("23M", "4.5G"),
-    "groupmamba_small": ("34M", "7.0G"),
-    "groupmamba_base": ("57M", "14G"),
-    "v2m_tiny": ("7M", "1.9G"),
-    "v2m_small": ("26M", "5.9G"),
-    "spectral_vmamba_tiny": ("21M", "3.9G"),
-    "spectral_vmamba_small": ("35M", "6.3G"),
+    "groupmamba_tiny_imagenet1k": ("23M", "4.5G"),
+    "groupmamba_small_imagenet1k": ("34M", "7.0G"),
+    "groupmamba_base_imagenet1k": ("57M", "14G"),
+    "v2m_tiny_imagenet1k": ("7M", "1.9G"),
+    "v2m_small_imagenet1k": ("26M", "5.9G"),
+    "v2m_tiny_local_imagenet1k": ("8M", "1.8G"),
+    "v2m_small_local_imagenet1k": ("28M", "5.4G"),
+    "v2m_pyramid_small_imagenet1k": ("30M", "5.4G"),
+    "v2m_pyramid_base_imagenet1k": ("50M", "9.6G"),
+    "spectral_vmamba_tiny_mini_imagenet": ("21M", "3.9G"),
+    "spectral_vmamba_small_mini_imagenet": ("35M", "6.3G"),
+    "spectral_vmamba_base_mini_imagenet": ("", "6.3G"),
+    "mask_rcnn_groupmamba_tiny_coco_1x": ("40M", ""),
     "upernet_vmamba_tiny_ade20k": ("62M", ""),
-    "upernet_vmamba_small_ade20k": ("82M", ""),
     "eq_upernet_eq_vmamba_tiny_ade20k": ("18M", ""),
-    "eq_upernet_eq_vmamba_small_ade20k": ("25M", ""),
-}
-
-#: Published networks that have no option file.
-NAMED: dict[str, dict[str, Any]] = {
-    "groupmamba_tiny": {"type": "GroupMamba"},
-    "groupmamba_small": {"type": "GroupMamba", "stem_hidden_dim": 64, "embed_dims": [64, 128, 348, 512], "depths": [3, 4, 16, 3]},
-    "groupmamba_base": {"type": "GroupMamba", "stem_hidden_dim": 64, "embed_dims": [96, 192, 424, 512], "depths": [3, 6, 21, 3]},
-    "v2m_tiny": {"type": "V2M", "cls": "mean"},
-    "v2m_small": {"type": "V2M", "cls": "mean", "embed_dim": 384},
-    "spectral_vmamba_tiny": {"type": "SpectralVMamba"},
-    "spectral_vmamba_small": {"type": "SpectralVMamba", "depths": [2, 2, 15, 2]},
 }
 
 #: model_type -> size (height, width) at which a network of the task is counted; restoration is counted at this output.
-SIZES = {"RestorationModel": (720, 1280), "ClassificationModel": (224, 224), "SegmentationModel": (512, 512), "DetectionModel": (800, 1280)}
+SIZES = {"RestorationModel": (720, 1280), "ClassificationModel": (224, 224), "SegmentationModel": (512, 512)}
 
 
 @dataclass(frozen=True)
@@ -81,9 +74,9 @@ class Row:
     """One network of the table.
 
     Attributes:
-        name: of its option file without ending, or the published one.
+        name: of its option file, without ending.
         network: ``network_g``.
-        option_file: relative to the folder of the project; None where there is none.
+        option_file: relative to the folder of the project.
         size: height and width of the input that it was counted at.
         parameters: trainable numbers.
         cost: what was counted; None where it depends on what is in a picture (detection).
@@ -91,7 +84,7 @@ class Row:
 
     name: str
     network: dict[str, Any]
-    option_file: str | None
+    option_file: str
     size: tuple[int, int]
     parameters: int
     cost: Complexity | None
@@ -99,12 +92,11 @@ class Row:
     @property
     def weights(self) -> str:
         """Names of the zoo's weights for this network, as Markdown; empty where there are none."""
-        here = (self.option_file, self.name)
-        return ", ".join(f"`{each.name}`" for each in entries().values() if (each.option_file or each.name) in here)
+        return ", ".join(f"`{each.name}`" for each in entries().values() if each.option_file == self.option_file)
 
 
 def rows(root: Path) -> Iterator[Row]:
-    """Count every network of ``root/options/*.yml`` and of `NAMED`, on the meta device: nothing is computed.
+    """Count every network of ``root/options/*.yml`` and ``root/options/trained/*.yml``, on the meta device: nothing is computed.
 
     Raises:
         UserError: an option file cannot be read, or its network not be built.
@@ -116,9 +108,6 @@ def rows(root: Path) -> Iterator[Row]:
         if not isinstance(network, dict):
             raise UserError(f"{path}: has no network_g")
         yield _row(name, network, str(path.relative_to(root)), _input_size(content, str(task)))
-    for name, network in NAMED.items():
-        if not any(file.startswith(name) for file in files):
-            yield _row(name, network, None, SIZES["ClassificationModel"])
 
 
 def _input_size(content: dict[str, Any], task: str) -> tuple[int, int]:
@@ -131,7 +120,7 @@ def _input_size(content: dict[str, Any], task: str) -> tuple[int, int]:
     return height // scale, width // scale
 
 
-def _row(name: str, network: dict[str, Any], option_file: str | None, size: tuple[int, int]) -> Row:
+def _row(name: str, network: dict[str, Any], option_file: str, size: tuple[int, int]) -> Row:
     return Row(name, network, option_file, size, *_counted(json.dumps(network), *size))
 
 
@@ -175,7 +164,7 @@ def markdown(found: Iterable[Row]) -> str:
         counted = ("", "", "")
         if cost is not None:
             with_scans = cost.dense_macs + cost.published_scan_macs
-            counted = (f"{cost.dense_macs / 1e9:,.2f}", f"{with_scans / 1e9:,.2f}", f"{cost.peak_bytes / 2**30:,.2f} GiB")
+            counted = (f"{cost.dense_macs / 1e9:,.2f}", f"{with_scans / 1e9:,.2f}", f"{cost.peak_bytes / 2**20:,.0f} MiB")
         cells = (
             row.name,
             f"{row.network['type']}{f' ({group})' if group else ''}",
@@ -185,7 +174,7 @@ def markdown(found: Iterable[Row]) -> str:
             *counted[:2],
             macs,
             counted[2],
-            f"`{row.option_file}`" if row.option_file else "",
+            f"`{row.option_file}`",
             row.weights,
         )
         lines.append("| " + " | ".join(cells) + " |")
