@@ -81,7 +81,8 @@ def download(url: str, partial: Path, patience: Patience | None = None, progress
     furthest, failures = _size(partial), 0
     while True:
         try:
-            return _try(direct(url), partial, patience, progress)
+            _try(direct(url), partial, patience, progress)
+            return
         except _Broken as error:
             failures = failures + 1 if _size(partial) <= furthest else 1
             furthest = max(furthest, _size(partial))

@@ -11,10 +11,10 @@ spandrel = pytest.importorskip("spandrel", reason="needs the extra [spandrel]")
 
 from eqmambair.integrations.spandrel import NETWORKS, install  # noqa: E402 (needs spandrel)
 
-_IR = {"embed_dim": 16, "depths": [1], "d_state": 1, "mlp_ratio": 1.0}
+_IR = {"embed_dim": 32, "depths": [1], "d_state": 1, "mlp_ratio": 1.0}
 _V2 = {"embed_dim": 16, "depths": [1], "d_state": 1, "num_heads": [4], "window_size": 4, "inner_rank": 4, "num_tokens": 8, "mlp_ratio": 1.0}
 TINY = {
-    "EQMambaIR": {**_IR, "embed_dim": 32, "upscale": 2, "upsampler": "pixelshuffledirect"},
+    "EQMambaIR": {**_IR, "upscale": 2, "upsampler": "pixelshuffledirect"},
     "MambaIR": {**_IR, "upscale": 3, "upsampler": "pixelshuffle"},
     "MambaIRv2": {**_V2, "in_chans": 1},
     "MambaIRv2Light": {**_V2, "upscale": 2},

@@ -2,10 +2,12 @@
 
 import random
 import socket
+from io import BytesIO
+from urllib.request import Request
 
 import pytest
 
-from eqmambair.zoo.download import DownloadError, Patience, direct, download
+from eqmambair.zoo.download import DownloadError, Patience, _Redirects, direct, download
 from tests.zoo.server import serving
 
 BODY = random.Random(0).randbytes(300_000)
@@ -83,7 +85,7 @@ def test_a_length_that_never_comes_is_given_up(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("404", "404"), ("403", "403"), ("page", "web page"), ("redirect_to_file", "not encrypted")],
+    [("404", "404"), ("403", "403"), ("page", "web page"), ("redirect_to_file", "not allowed")],
 )
 def test_what_cannot_get_better_is_not_tried_again(server, tmp_path, word, said):
     server.script = [word]
@@ -97,6 +99,11 @@ def test_redirects_are_followed(server, tmp_path):
     server.script = ["redirect"]
     download(server.url, tmp_path / "part", PATIENT)
     assert (tmp_path / "part").read_bytes() == BODY
+
+
+def test_an_encrypted_address_leads_to_no_plain_one():
+    with pytest.raises(DownloadError, match="not encrypted"):
+        _Redirects().redirect_request(Request("https://example.org/x"), BytesIO(), 302, "", {}, "http://example.org/x")
 
 
 def test_more_than_any_weights_is_not_taken(server, tmp_path):
