@@ -79,6 +79,25 @@ def test_validation_counts_draws_and_measures(pasted: Path, tmp_path: Path) -> N
     assert found.card() == {"task": "detection", "classes": ["coin", "horse", "cat"]}
 
 
+@pytest.mark.slow
+def test_two_pictures_are_learnt_by_heart(pasted: Path, tmp_path: Path) -> None:
+    backbone = {"type": "VMamba", "dims": 16, "depths": [1, 1, 1, 1], "drop_path_rate": 0.0}
+    wider = {"fpn_channels": 32, "head_channels": 32, "box_features": 64, "rois_per_image": 32, "score_threshold": 0.05, "detections": 100}
+    found = model(pasted, tmp_path, network_g={**NETWORK, **wider, "backbone": backbone})
+    samples, network = batch(found, "train"), found.network
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        found.training_step(network, samples)[0].backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+    with torch.no_grad():
+        records = found.validation_step(network.eval(), samples, ValidationRequest("pasted"))
+    figures = found.summarise(records)
+    assert figures["box_ap50"] > 80
+    assert figures["mask_ap50"] > 80
+
+
 def things(boxes: list[list[int]], labels: list[int], scores: list[float] | None = None) -> Things:
     masks = torch.zeros(len(boxes), 40, 40, dtype=torch.uint8)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
