@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import eqmambair.ops  # noqa: F401 (registers the operators that are counted)
 from eqmambair.analysis.memory import PeakMemory
 
 #: Operations of the scan per token, channel and state: exp, multiply-add for the state, product for the input, multiply-add for the output.

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import yaml
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from eqmambair import UserError, build_network
@@ -13,6 +12,7 @@ from eqmambair.analysis import presets
 from eqmambair.analysis.complexity import complexity, seconds
 from eqmambair.analysis.memory import PeakMemory
 from eqmambair.cli import complexity as command
+from eqmambair.models.specs import REGISTRIES
 from tests.conftest import ROOT
 
 NETWORK = {
@@ -90,11 +90,11 @@ def test_networks_whose_cost_depends_on_the_picture_have_no_figures():
         def forward(self, x):
             return x[x > 0.5]
 
-    ARCH_REGISTRY._do_register("Detects", Detects)
+    REGISTRIES["network"]._do_register("Detects", Detects)
     try:
         line = presets.markdown([presets._row("x", {"type": "Detects"}, "x.yml", (6, 8))]).splitlines()[2]
     finally:
-        del ARCH_REGISTRY._obj_map["Detects"]
+        del REGISTRIES["network"]._obj_map["Detects"]
     assert line == "| x | Detects | 0 |  |  |  |  |  |  | `x.yml` |  |"
 
 
