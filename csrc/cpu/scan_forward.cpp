@@ -33,33 +33,48 @@ Buffers cut(const ScanInputs& in, int64_t block, Scratch& scratch) {
   return x;
 }
 
+// One token for the states From..Count-1, a few chains side by side at a time.
+template <int From, int Count>
+SCAN_INLINE void step_states(V (&h)[Count], V step, V input, const float* rates, const float* B, const float* C, V& sum) {
+  constexpr int parts = (Count - From + interleaved - 1) / interleaved, some = (Count - From + parts - 1) / parts;
+  V decay[some];
+  powers(step, rates + W * From, decay);
+  SCAN_UNROLL for (int n = 0; n < some; n++) h[From + n] = fma(decay[n], h[From + n], input * all(B[From + n]));
+  SCAN_UNROLL for (int n = 0; n < some; n++) sum = fma(h[From + n], all(C[From + n]), sum);
+  if constexpr (From + some < Count) step_states<From + some>(h, step, input, rates, B, C, sum);
+}
+
 // Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched.
 template <int Count>
 void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
              float* state, int tokens, const Ahead<3> ahead) {
-  constexpr int side_by_side = Count < interleaved ? Count : interleaved;
   V h[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
   for (int t = 0; t < tokens; t++, B += states, C += states) {
     ahead.fetch(t);
-    const V s = load(step + W * t), x = load(input + W * t);
     V sum = load(y + W * t);
-    SCAN_UNROLL for (int m = 0; m < Count; m += side_by_side) {
-      V decay[side_by_side];
-      powers(s, rates + W * m, decay);
-      SCAN_UNROLL for (int n = 0; n < side_by_side; n++) h[m + n] = fma(decay[n], h[m + n], x * all(B[m + n]));
-      SCAN_UNROLL for (int n = 0; n < side_by_side; n++) sum = fma(h[m + n], all(C[m + n]), sum);
-    }
+    step_states<0>(h, load(step + W * t), load(input + W * t), rates, B, C, sum);
     store(y + W * t, sum);
   }
   SCAN_UNROLL for (int n = 0; n < Count; n++) store(state + W * n, h[n]);
 }
 
-template <int Count>
-void advance_all(int64_t n, const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead<3>& ahead) {
-  for (; n + Count <= states; n += Count)
-    advance<Count>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead<3>{} : ahead);
-  if constexpr (Count > 1) advance_all<Count / 2>(n, x, rates, state, states, tokens, ahead);
+using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, const Ahead<3>);
+constexpr Advance advance_by[] = {
+    advance<1>, advance<2>, advance<3>, advance<4>,
+#if SCAN_AVX512
+    advance<5>, advance<6>, advance<7>, advance<8>, advance<9>, advance<10>, advance<11>, advance<12>, advance<13>, advance<14>, advance<15>,
+    advance<16>,
+#endif
+};
+static_assert(sizeof advance_by / sizeof advance_by[0] == most_states, "as many states as registers hold at once");
+
+void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead<3>& ahead) {
+  for (int64_t n = 0; n < states;) {
+    const int64_t count = states - n < most_states ? states - n : most_states;
+    advance_by[count - 1](rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead<3>{} : ahead);
+    n += count;
+  }
 }
 
 // Steps, inputs and skips of a chunk's tokens.
@@ -135,7 +150,7 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
       const Ahead<3> ahead{x.tokens_after,
                            after,
                            {{u + d, in.u.token * bytes}, {delta + d, in.delta.token * bytes}, {y + d, row * bytes}}};
-      advance_all<most_states>(0, x, x.rates + v, x.state + v, in.states, count, ahead);
+      advance_all(x, x.rates + v, x.state + v, in.states, count, ahead);
       for (int t = 0; t < count; t++) store_part(y + x.tokens[t] * row + d, load(x.y + t * W), active);
     }
   }
