@@ -10,12 +10,9 @@ FAULTS = """
 import resource, torch
 from eqmambair.memory import keep_freed_memory
 kept = keep_freed_memory()
-def touch():
-    torch.ones(4 << 20)
-for _ in range(4):  # small blocks may settle in the first ones that are freed
-    touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-touch()
+for _ in range(6):  # of 64 MiB: glibc learns by itself to keep blocks of up to 32
+    torch.ones(16 << 20)
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -32,4 +29,4 @@ def test_memory_is_kept_unless_told_otherwise():
         pytest.skip("this C library has no mallopt")
     left_alone, many = faults("0")
     assert not left_alone
-    assert few < many / 4
+    assert few < many / 2
