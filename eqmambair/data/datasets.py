@@ -11,6 +11,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 
 from eqmambair.data import transforms
 from eqmambair.data.io import decode_image
+from eqmambair.data.pictures import absolute
 from eqmambair.data.prepare import downscale, read_meta_info
 from eqmambair.data.stores import ImageStore, header_size, open_store
 from eqmambair.data.transforms import Pixels
@@ -81,7 +82,7 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         store = self.gt or self.lq
         assert store is not None
         if meta_info_file is not None:
-            listed = read_meta_info(_absolute(root, meta_info_file))
+            listed = read_meta_info(absolute(root, meta_info_file))
             self.keys = [name.rsplit(".", 1)[0] if "." in name.rsplit("/", 1)[-1] else name for name in listed]
             if not self.keys:
                 raise UserError(f"{meta_info_file}: names no images")
@@ -242,13 +243,8 @@ class SingleImageDataset(PairedImageDataset):
         )
 
 
-def _absolute(root: Path, path: str) -> Path:
-    expanded = Path(path).expanduser()
-    return expanded if expanded.is_absolute() else root / expanded
-
-
 def _store(root: Path, path: str | None, what: str, kind: str | None, scale: int) -> ImageStore | None:
-    return None if path is None else open_store(_absolute(root, path), what, kind, scale)
+    return None if path is None else open_store(absolute(root, path), what, kind, scale)
 
 
 def _size(image: Pixels | None) -> Size | None:

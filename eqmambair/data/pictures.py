@@ -1,4 +1,4 @@
-"""Labelled pictures as files: how recognition reads them."""
+"""Where the paths of option files lead, and how recognition reads pictures."""
 
 from pathlib import Path
 
