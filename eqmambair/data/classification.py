@@ -46,6 +46,10 @@ class ClassifiedPictures(torch.utils.data.Dataset[dict[str, Any]], ABC):
     def key(self, index: int) -> str:
         """The name that tells the sample from others."""
 
+    def labelled(self, index: int) -> tuple[Image.Image, int]:
+        """The picture and its class."""
+        return self.picture(index), self.label(index)
+
     def describe(self, index: int) -> str:
         """What messages call the sample."""
         return self.key(index)
@@ -62,7 +66,8 @@ class ClassifiedPictures(torch.utils.data.Dataset[dict[str, Any]], ABC):
         """A sample with a view of this side."""
         if size not in self._views:
             self._views[size] = self._view(size)
-        return {"image": self._views[size](self.picture(index)), "label": self.label(index), "path": self.key(index)}
+        picture, label = self.labelled(index)
+        return {"image": self._views[size](picture), "label": label, "path": self.key(index)}
 
     def _view(self, size: int | None) -> View:
         if self.phase != "train" or self.augment is None:
@@ -197,17 +202,14 @@ class TorchvisionDataset(ClassifiedPictures):
         return f"{self.name}/{index:06d}"
 
     def label(self, index: int) -> int:
-        return int(self.data[index][1])
+        return self.labelled(index)[1]
 
     def picture(self, index: int) -> Image.Image:
-        picture: Image.Image = self.data[index][0].convert("RGB")
-        return picture
+        return self.labelled(index)[0]
 
-    def draw(self, index: int, size: int | None) -> dict[str, Any]:
-        picture, label = self.data[index]  # once: torchvision decodes at every access
-        if size not in self._views:
-            self._views[size] = self._view(size)
-        return {"image": self._views[size](picture.convert("RGB")), "label": int(label), "path": self.key(index)}
+    def labelled(self, index: int) -> tuple[Image.Image, int]:
+        picture, label = self.data[index]  # once for both: torchvision decodes at every access
+        return picture.convert("RGB"), int(label)
 
 
 def read_class_list(path: Path) -> dict[str, str]:
