@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from eqmambair.data.io import IMAGE_EXTENSIONS, list_images
 from eqmambair.data.joint_views import JointAugmentation, augmented, filled
 from eqmambair.data.label_sets import IGNORED, colours_of, label_set
-from eqmambair.data.pictures import absolute, open_picture
+from eqmambair.data.pictures import absolute, open_picture, opened
 from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD
 from eqmambair.errors import UserError
 
@@ -142,11 +141,8 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: it cannot be read, or holds neither.
     """
-    try:
-        with Image.open(path) as file:
-            mode, values = file.mode, np.asarray(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())[:100]})") from None
+    with opened(path) as file:
+        mode, values = file.mode, np.asarray(file)
     if mode not in ("L", "P", "1"):
         raise UserError(f"{path}: is a {mode} picture; labels are 8-bit gray or numbers of a palette")
     return values.astype(np.uint8)
