@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eqmambair.analysis.complexity import complexity
 from eqmambair.archs import build_network
+from eqmambair.cli._sizes import at_least
 from eqmambair.errors import UserError
 from eqmambair.layers.fold import fold
 from eqmambair.layers.linear import GroupLinear
@@ -40,11 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``benchmark.py models`` takes."""
     default = [name for name in ("eq_mambair_light", "mambair_light", "swinir_light") if name != "swinir_light" or _has_spandrel()]
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=default, help="default: %(default)s")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128, 256], help="sides of the input, pixels (default: 64 128 256)")
+    parser.add_argument(
+        "--sizes", nargs="+", type=at_least(1), default=[64, 128, 256], help="sides of the input, pixels (default: 64 128 256)"
+    )
     parser.add_argument("--train", action="store_true", help="measure training steps (4 patches) instead of inference")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="of the CPU; default: torch's")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each network at each size (default: 5)")
+    parser.add_argument("--threads", type=at_least(1), help="of the CPU; default: torch's")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="turns of each network at each size (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw time per pixel against size (.png, .pdf, .svg)")
 
@@ -172,10 +175,10 @@ def bench_models(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ask(pipe: Connection, name: str, size: int) -> dict[str, float]:
-    pipe.send(size)
     try:
+        pipe.send(size)
         answer = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         raise UserError(f"{name} at {size}x{size}: its process died, probably for want of memory") from None
     if isinstance(answer, UserError):
         raise answer

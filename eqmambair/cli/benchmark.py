@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from eqmambair.cli import _benchmark_models
 from eqmambair.cli._run import run
+from eqmambair.cli._sizes import at_least
 from eqmambair.files import replace_file
 from eqmambair.ops import backends, plain, scan
 
@@ -231,7 +232,7 @@ def main(argv: list[str]) -> int | None:
     one = commands.add_parser("scan", help="the selective scan beside a token loop and an associative scan in plain torch")
     one.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     one.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    one.add_argument("--threads", type=int, help="of the CPU; default: torch's")
+    one.add_argument("--threads", type=at_least(1), help="of the CPU; default: torch's")
     one.add_argument("--shape", action="append", default=[], metavar="B,L,G,D,N", help="instead of the built-in shapes; may be repeated")
     one.add_argument("--seconds", type=float, default=2.0, help="time for each number (default: 2)")
     one.add_argument("--limit_gib", type=float, default=8.0, help="leave out what needs more memory than this (default: 8)")

@@ -52,3 +52,11 @@ def test_networks_take_turns_and_the_file_holds_each(tmp_path, mode) -> None:
     assert [(row["network"], row["size"]) for row in rows] == [(name, size) for size in (12, 16) for name in names]
     assert all(row["median_seconds"] >= row["min_seconds"] > 0 and row["runs"] == 2 for row in rows)
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("option", "value"), [("--sizes", "0"), ("--rounds", "0"), ("--threads", "-1"), ("--sizes", "big")])
+def test_impossible_counts_are_refused_before_anything_runs(capsys, option, value) -> None:
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["models", f"{option}={value}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: '{value}' is no whole number from 1 on" in capsys.readouterr().err
