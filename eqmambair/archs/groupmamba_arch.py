@@ -18,6 +18,7 @@ from eqmambair.archs.mambair_arch import linear_rates
 from eqmambair.archs.mambair_unet_arch import Level
 from eqmambair.groups import cross_scan_order
 from eqmambair.layers.channel_groups import BlockDiagonalLinear, GroupedScan2d, ModulatedGroupMamba
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.kit import PlainKit, Pointwise
 from eqmambair.layers.norm import ChannelLayerNorm
 
@@ -43,7 +44,7 @@ class ConvMLP(nn.Sequential):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__(
             Pointwise(nn.Linear(channels, hidden)),
-            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            DepthwiseConv2d(hidden, hidden),
             nn.GELU(),
             Pointwise(nn.Linear(hidden, channels)),
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.scan2d import initial_A_log, initial_delta_bias, step_rank
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly
 from eqmambair.ops import selective_scan
@@ -73,7 +74,7 @@ class GroupedScan2d(nn.Module):
         self.groups, self.states, self.rank = groups, states, rank
         self.in_proj = BlockDiagonalLinear(groups, width, width)
         self.gate_proj = BlockDiagonalLinear(groups, width, width)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.conv = DepthwiseConv2d(channels, channels, silu=True)
         self.x_proj = BlockDiagonalLinear(groups, width, rank + 2 * states)
         self.dt_proj = BlockDiagonalLinear(groups, rank, width)
         self.delta_bias = nn.Parameter(initial_delta_bias(groups, width))
@@ -87,7 +88,7 @@ class GroupedScan2d(nn.Module):
         height, width = pixels.shape[1:3]
         x = pixels.unflatten(-1, (self.groups, -1))
         features = self.conv(channels_first_axis(self.in_proj(x).flatten(-2)))
-        u = channels_last_axis(F.silu(features)).flatten(1, 2).unflatten(-1, (self.groups, -1))  # (b, l, g, d)
+        u = channels_last_axis(features).flatten(1, 2).unflatten(-1, (self.groups, -1))  # (b, l, g, d)
         low_rank, B, C = self.x_proj(u).split([self.rank, self.states, self.states], dim=-1)
         y = selective_scan(u, self.dt_proj(low_rank), -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
         y = self.out_norm(y).unflatten(1, (height, width)) * F.silu(self.gate_proj(x))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.groups import group
+from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.scan2d import initial_A_log, initial_delta_bias, scan_width, step_rank
 from eqmambair.layers.views import channels_first_axis, channels_last_axis
 from eqmambair.ops import selective_scan
@@ -204,14 +205,14 @@ class CornerMixer(nn.Module):
         super().__init__()
         width = scan_width(expansion, channels)
         self.in_proj = nn.Linear(channels, width, bias=False)
-        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=conv_bias)
+        self.conv = DepthwiseConv2d(width, width, bias=conv_bias, silu=True)
         self.scan = CornerScan2d(width, step_rank(channels), states, "corners", num_directions, taps=0)
         self.out_norm = nn.LayerNorm(width)
         self.out_proj = nn.Linear(width, channels, bias=False)
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w); `order` is what other units of a pyramid walk along, and is not used."""
-        features = F.silu(self.conv(channels_first_axis(self.in_proj(channels_last_axis(x)))))
+        features = self.conv(channels_first_axis(self.in_proj(channels_last_axis(x))))
         y = self.out_norm(channels_last_axis(self.scan(features)))
         return channels_first_axis(self.out_proj(y.to(features.dtype)))
 
