@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from eqmambair.errors import UserError
 
 IGNORED = 255  # label of pixels that neither train nor count
+NO_CLASS = 254  # what a file value becomes that is neither a class nor ignored
 
 Colour = tuple[int, int, int]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eqmambair.data.label_sets import LABEL_SETS
+from eqmambair.data.label_sets import IGNORED, LABEL_SETS, NO_CLASS
 from eqmambair.data.pictures import open_picture
 from eqmambair.data.segmentation import read_labels
 from eqmambair.errors import UserError
@@ -101,10 +101,10 @@ def coco_stuff(root: Path) -> Iterator[Path]:
     Raises:
         UserError: a folder is missing or empty, or a file holds what is no label.
     """
-    table = np.full(256, 254, np.uint8)
+    table = np.full(256, NO_CLASS, np.uint8)
     present = [number - 1 for number in range(1, 183) if number not in COCO_ABSENT]
     table[present] = np.arange(len(present))
-    table[255] = 255
+    table[IGNORED] = IGNORED
     for part in ("train2017", "val2017"):
         folder = root / "annotations" / part
         files = [file for file in sorted(folder.glob("*.png")) if not file.stem.endswith("_labelTrainIds")] if folder.is_dir() else []
@@ -115,7 +115,7 @@ def coco_stuff(root: Path) -> Iterator[Path]:
             if target.exists():
                 continue
             labels = table[read_labels(file)]
-            if bool((labels == 254).any()):
+            if bool((labels == NO_CLASS).any()):
                 raise UserError(f"{file}: holds values that are no labels of COCO-Stuff")
             yield from _written(target, labels)
 

@@ -12,13 +12,12 @@ from torchvision.transforms.v2 import functional as F
 
 from eqmambair.data.io import IMAGE_EXTENSIONS, list_images
 from eqmambair.data.joint_views import JointAugmentation, augmented, filled
-from eqmambair.data.label_sets import IGNORED, colours_of, label_set
+from eqmambair.data.label_sets import IGNORED, NO_CLASS, colours_of, label_set
 from eqmambair.data.pictures import absolute, open_picture, opened
 from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD
 from eqmambair.errors import UserError
 
 Numbers = tuple[float, float, float]
-_NO_CLASS = 254  # what a file value becomes that is neither a class nor ignored
 
 LayoutName = Literal["ade20k", "voc2012", "voc2012aug", "cityscapes", "cocostuff164k", "loveda", "potsdam", "folder"]
 
@@ -69,8 +68,8 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.classes = list(classes or form.classes)
         if not self.classes:
             raise UserError(f"the layout {layout!r} does not tell the classes; name them (classes)")
-        if len(self.classes) > _NO_CLASS:
-            raise UserError(f"{len(self.classes)} classes: at most {_NO_CLASS} fit into 8-bit label files")
+        if len(self.classes) > NO_CLASS:
+            raise UserError(f"{len(self.classes)} classes: at most {NO_CLASS} fit into 8-bit label files")
         self.colours = colours_of(layout, len(self.classes))
         self._values = _values(len(self.classes), form.zero_ignored if zero_ignored is None else zero_ignored, ignore or [])
         part = split or form.splits["train" if phase == "train" else "val"]
@@ -129,8 +128,8 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if image.shape[:2] != values.shape:
             raise UserError(f"{self._image_file(index)}: is {image.shape[:2]}, its labels are {values.shape}")
         label = self._values[values]
-        if bool((label == _NO_CLASS).any()):
-            wrong = sorted(set(values[label == _NO_CLASS].tolist()))
+        if bool((label == NO_CLASS).any()):
+            wrong = sorted(set(values[label == NO_CLASS].tolist()))
             raise UserError(f"{self._label_file(index)}: holds {wrong[:8]}, which are no labels of {len(self.classes)} classes")
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(label.astype(np.int64))
 
@@ -150,7 +149,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
 
 def _values(count: int, zero_ignored: bool, ignore: list[int]) -> NDArray[np.uint8]:
     """The label that each of the 256 file values stands for."""
-    table = np.full(256, _NO_CLASS, np.uint8)
+    table = np.full(256, NO_CLASS, np.uint8)
     first = 1 if zero_ignored else 0
     table[first : first + count] = np.arange(count)
     table[[255, *ignore]] = IGNORED
