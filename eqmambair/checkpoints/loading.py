@@ -58,7 +58,7 @@ def load_weights(
 
     Args:
         model: the network; it changes only if the load succeeds.
-        weights: a .pth, .pt or .safetensors file, a state dict, or a dictionary that holds one (params_ema, params, model, state_dict).
+        weights: a .pth, .pt or .safetensors file, a state dict, or a dictionary that holds one (`files.PARAM_KEYS` names its entries).
         strict: whether every key must find its partner of the same shape. If not, what fits is loaded (fine-tuning from another scale).
         param_key: the entry to take from a nested dictionary; None takes the first known one.
         source: where a state dict came from, for messages.

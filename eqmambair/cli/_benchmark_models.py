@@ -39,11 +39,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``benchmark.py models`` takes."""
-    default = [name for name in ("eq_mambair_light", "mambair_light", "swinir_light") if name != "swinir_light" or _has_spandrel()]
+    default = ["eq_mambair_light", "mambair_light", *(["swinir_light"] if _has_spandrel() else [])]
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=default, help="default: %(default)s")
-    parser.add_argument(
-        "--sizes", nargs="+", type=at_least(1), default=[64, 128, 256], help="sides of the input, pixels (default: 64 128 256)"
-    )
+    parser.add_argument("--sizes", nargs="+", type=at_least(1), default=[64, 128, 256], help="sides of the input (default: 64 128 256)")
     parser.add_argument("--train", action="store_true", help="measure training steps (4 patches) instead of inference")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=at_least(1), help="of the CPU; default: torch's")

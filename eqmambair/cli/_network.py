@@ -127,6 +127,11 @@ def trained_from_arguments(arguments: argparse.Namespace) -> Trained:
     return load_trained(choice.weights, choice.network, choice.scale, choice.param_key, choice.strict)
 
 
+def run_name(file: Path) -> str:
+    """What tables call a file: the run that it belongs to (``RUN/models/net_g.pth``), else its own name without ending."""
+    return file.parent.parent.name if file.parent.name == "models" else file.stem
+
+
 def _no_weights(arguments: argparse.Namespace) -> UserError:
     return UserError(f"{arguments.opt}: names no weights (path: pretrain_network_g); give --weights FILE")
 

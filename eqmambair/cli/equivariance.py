@@ -16,7 +16,7 @@ from eqmambair.analysis.verification import Row, measured, verification_table, w
 from eqmambair.archs import build_network, input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.checkpoints.files import read_card
-from eqmambair.cli._network import add_network_arguments, network_from_arguments, network_options
+from eqmambair.cli._network import add_network_arguments, network_from_arguments, network_options, run_name
 from eqmambair.cli._pictures import read_tensor
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import parse_size
@@ -86,8 +86,7 @@ def _compare(args: argparse.Namespace) -> None:
         for state, network, options in _states(file, args.param_key):
             card = read_card(file) if state == "trained" else {}
             inputs = {title: _seen(x, card).to(device) for title, x in _inputs(args, input_channels(network, options)).items()}
-            name = file.parent.parent.name if file.parent.name == "models" else file.stem
-            rows += measured(f"{options['type']} {name}", state, network.to(device).eval(), inputs, args.group)
+            rows += measured(f"{options['type']} {run_name(file)}", state, network.to(device).eval(), inputs, args.group)
     for line in verification_table(rows):
         print(line)
     if args.json:

@@ -12,6 +12,7 @@ from torch import nn
 
 from eqmambair.analysis.rotated import Figures, rotated_accuracy, rotated_segmentation, spread
 from eqmambair.checkpoints import load_network
+from eqmambair.cli._network import run_name
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import at_least
 from eqmambair.data.checking import check_dataset
@@ -100,7 +101,7 @@ def _names(weights: Sequence[Path], given: Sequence[str]) -> list[str]:
     """Names of the networks in the table: those given, else of the runs that the files belong to, else of the files."""
     if given and len(given) != len(weights):
         raise UserError(f"--names: {len(given)} names for {len(weights)} files of weights")
-    found = list(given) or [file.parent.parent.name if file.parent.name == "models" else file.stem for file in weights]
+    found = list(given) or [run_name(file) for file in weights]
     if len(set(found)) < len(found):
         raise UserError(f"two networks would be called {max(found, key=found.count)!r}; give --names")
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from eqmambair.archs import input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.errors import UserError
 
@@ -49,5 +50,4 @@ def load_trained(
         raise UserError(f"{options['type']} does not tell its scale; give 'scale' in the option file")
     if own_scale is not None and scale is not None and own_scale != scale:
         raise UserError(f"the network enlarges by {own_scale}, but scale is {scale}")
-    channels = getattr(network, "in_chans", options.get("in_chans", options.get("num_in_ch", 3)))
-    return Trained(network, own_scale or scale or 1, channels, options)
+    return Trained(network, own_scale or scale or 1, input_channels(network, options), options)
