@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from eqmambair.data.coco import mask_tools
 from eqmambair.data.io import write_image
 from eqmambair.data.pictures import open_picture
 from eqmambair.errors import UserError
@@ -48,17 +49,12 @@ def make_pasted_set(target: str | Path, train: int = 300, val: int = 60, side: i
         for number in range(count):
             name = f"{number:05d}.png"
             picture, masks = _compose(generator, backgrounds, things, side, side + side // 4)
-            write_image(_folder(target / part) / name, picture)
+            write_image(target / part / name, picture)
             images.append({"id": number, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
             annotations += [_annotation(len(annotations) + i, number, kind, mask) for i, (kind, mask) in enumerate(masks)]
         categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         replace_file(target / f"{part}.json", json.dumps(content))
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _photograph(name: str) -> Pixels:
@@ -124,8 +120,6 @@ def _compose(
 
 
 def _annotation(number: int, image: int, kind: int, mask: NDArray[np.bool_]) -> dict[str, object]:
-    from eqmambair.data.coco import mask_tools
-
     coco = mask_tools()
     runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {

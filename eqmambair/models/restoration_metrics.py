@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 
 from eqmambair.errors import UserError
+from eqmambair.metrics.psnr_ssim import SSIM_WINDOW
+from eqmambair.metrics.psnrb import BLOCK
 from eqmambair.models.base import Problem
 from eqmambair.models.specs import lookup
 
-_SMALLEST = {"calculate_ssim": 11, "calculate_niqe": 96, "calculate_psnrb": 16}  # side of the window that must fit
+_SMALLEST = {"calculate_ssim": SSIM_WINDOW, "calculate_niqe": 96, "calculate_psnrb": 2 * BLOCK}  # side of the window that must fit
 TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # basicsr's for batches of tensors; pictures are measured here
 
 
