@@ -68,7 +68,7 @@ def make_pictures(folder: Path, count: int = 6, size: int = 24, channels: int = 
 
 
 def tiny_options(root: Path, **changes: Any) -> dict[str, Any]:
-    """Options of a short run in ``root`` whose pictures lie in ``root/gt``; ``changes`` are given as a__b__c=value."""
+    """Options of a short run in ``root`` whose pictures lie in ``root/gt``; ``changes`` are given as a__b__c=value (``...`` removes)."""
     options: dict[str, Any] = {
         "name": "tiny",
         "model_type": "SRModel",
@@ -99,6 +99,11 @@ def tiny_options(root: Path, **changes: Any) -> dict[str, Any]:
         "val": {"val_freq": 5, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}}},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False},
     }
+    return changed(options, changes)
+
+
+def changed(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Options with some values changed in place: the path a__b__c of each, and its value (``...`` removes it)."""
     for path, value in changes.items():
         *above, key = path.split("__")
         here = options

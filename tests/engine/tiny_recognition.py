@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eqmambair.models.specs import REGISTRIES
+from tests.engine.tiny import changed
 
 CLASSES = ("left", "right", "top")
 
@@ -127,20 +128,6 @@ def classification_options(root: Path, **changes: Any) -> dict[str, Any]:
         "logger": {"print_freq": 1, "save_checkpoint_freq": 5, "use_tb_logger": False},
     }
     return changed(options, changes)
-
-
-def changed(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Options with some values changed in place."""
-    for path, value in changes.items():
-        *above, key = path.split("__")
-        here = options
-        for part in above:
-            here = here[part]
-        if value is ...:
-            here.pop(key, None)
-        else:
-            here[key] = value
-    return options
 
 
 def write(root: Path, options: dict[str, Any], file: str = "tiny.yml") -> Path:

@@ -14,7 +14,8 @@ from eqmambair.errors import UserError
 from eqmambair.metrics.detection import Things, average_precision, run_lengths
 from eqmambair.models import ValidationRequest, find_model
 from eqmambair.models.detection import DetectionModel
-from tests.engine.tiny_recognition import changed, write
+from tests.engine.tiny import changed
+from tests.engine.tiny_recognition import write
 
 NETWORK = {
     "type": "MaskRCNN", "num_classes": 3, "fpn_channels": 8, "head_channels": 8, "box_features": 16, "min_size": 64, "max_size": 96,

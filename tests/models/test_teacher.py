@@ -45,7 +45,6 @@ def batch() -> dict[str, Any]:
 
 def test_two_heads_learn_labels_and_teacher(tmp_path: Path, batch: dict[str, Any]) -> None:
     found = model(tmp_path, train__teacher=ours(tmp_path), train__distill_opt=LOSS, train__mixing=..., network_g=TWO_HEADS)
-    found.network.eval()
     both = found.network.train()(batch["image"])
     loss, parts = found.training_step(found.network, batch)
     taught = found.teacher(batch["image"]).argmax(1)
@@ -61,10 +60,15 @@ def test_two_heads_learn_labels_and_teacher(tmp_path: Path, batch: dict[str, Any
 def test_one_head_learns_both_and_mixed_pictures_are_the_teachers_too(tmp_path: Path, batch: dict[str, Any]) -> None:
     found = model(tmp_path, train__teacher=ours(tmp_path), train__distill_opt=LOSS | {"alpha": 1.0}, network_g__dropout=0.0)
     found.teacher.train = None  # whoever calls it fails
-    torch.manual_seed(1)
+    before, seen = batch["image"].clone(), []
+    for network in (found.network, found.teacher):
+        network.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
     loss, _ = found.training_step(found.network, batch)
+    pupils, teachers = seen
+    assert torch.equal(pupils, teachers)
+    assert not torch.equal(pupils, before)
+    torch.testing.assert_close(loss, F.cross_entropy(found.network(pupils), found.teacher(pupils).argmax(1)))
     loss.backward()
-    assert loss.isfinite()
 
 
 def test_without_a_teacher_the_loss_is_that_of_the_labels(tmp_path: Path, batch: dict[str, Any]) -> None:
