@@ -36,6 +36,11 @@ class DistillationLoss(nn.Module):
             raise ValueError(f"tau = {tau}: must be positive")
         self.kind, self.alpha, self.tau = kind, alpha, tau
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether there is a term for what a teacher says."""
+        return self.kind != "none"
+
     def forward(self, head: Tensor, dist_head: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
         """The loss, a mean over the batch.
 
@@ -49,7 +54,7 @@ class DistillationLoss(nn.Module):
             ValueError: if there is a teacher's term and no teacher.
         """
         labelled = F.cross_entropy(head, target)
-        if self.kind == "none":
+        if not self.needs_teacher:
             return labelled
         if teacher is None:
             raise ValueError(f"a {self.kind} distillation loss needs a teacher's logits; kind: none does without")

@@ -59,9 +59,17 @@ class ClassificationModel(Model):
         train = options.train
         self.distillation = built("loss", train.distill_opt) if train is not None and train.distill_opt is not None else None
         self.teacher: nn.Module | None = None  # built with the training set, so that testing needs none
-        if train is not None and self.distillation is None and getattr(self.network, "dist_head", None) is not None:
-            name, needed = type(self.network).__name__, "train.teacher and train.distill_opt"
+        if train is not None:
+            self._check_teaching(train)
+
+    def _check_teaching(self, train: Any) -> None:
+        """Raise ``UserError`` if a head would learn nothing, or a loss waits for a teacher who is not there."""
+        taught = self.distillation is not None and getattr(self.distillation, "needs_teacher", True)
+        if not taught and getattr(self.network, "dist_head", None) is not None:
+            name, needed = type(self.network).__name__, "train.teacher and train.distill_opt (kind: hard or soft)"
             raise UserError(f"{name} has a head that learns from a teacher: give {needed}, or network_g.distillation: false")
+        if self.distillation is not None and train.teacher is None and getattr(self.distillation, "needs_teacher", False):
+            raise UserError("train.distill_opt: has a term for a teacher: give train.teacher, or kind: none")
 
     @classmethod
     def check_options(cls, options: Any) -> list[Problem]:

@@ -107,6 +107,10 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, batch: dict[str, A
         model(tmp_path, train__teacher=ours(tmp_path))
     with pytest.raises(UserError, match="head that learns from a teacher"):
         model(tmp_path, network_g=TWO_HEADS)
+    with pytest.raises(UserError, match="head that learns from a teacher"):  # which evaluation would take the mean with
+        model(tmp_path, network_g=TWO_HEADS, train__distill_opt={"type": "DistillationLoss", "kind": "none"})
+    with pytest.raises(UserError, match=r"give train\.teacher, or kind: none"):
+        model(tmp_path, train__distill_opt=LOSS)
     spec = {"type": "TinyClassifier", "num_classes": 2}
     save_weights(tmp_path / "other.pth", build("network", spec).state_dict(), spec)
     found = model(tmp_path, train__teacher={"library": "eqmambair", "weights": str(tmp_path / "other.pth")}, train__distill_opt=LOSS)
