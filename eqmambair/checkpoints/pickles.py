@@ -10,8 +10,17 @@ from typing import Any
 
 import torch
 
-#: Packages whose objects published files carry beside the weights.
-_FRAMEWORKS = ("yacs", "mmengine", "mmcv", "mmseg", "mmdet", "numpy", "argparse", "timm")
+#: Packages whose objects published files carry beside the weights: frameworks, and what their configurations and logs are made of.
+_FRAMEWORKS = ("yacs", "mmengine", "mmcv", "mmseg", "mmdet", "numpy", "argparse", "timm", "addict", "datetime", "pathlib")
+
+#: Functions and types by which such objects are pickled; a stand-in of theirs does nothing either. Old protocols use Python 2's names.
+_PARTS = {
+    "builtins": ("getattr", "set", "frozenset", "slice", "complex", "bytearray", "object", "dict", "list", "tuple"),
+    "copyreg": ("_reconstructor",),
+    "_codecs": ("encode",),
+    "collections": ("defaultdict", "deque"),
+}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 #: What rebuilds tensors and plain values.
 _ALLOWED = {
@@ -41,7 +50,7 @@ class Inert(dict):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in _FRAMEWORKS:
+        if module.split(".")[0] in _FRAMEWORKS or name in _PARTS.get(_PYTHON_2.get(module, module), ()):
             return Inert
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)

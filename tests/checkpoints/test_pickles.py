@@ -4,6 +4,7 @@ import collections
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,27 @@ def test_weights_beside_a_configuration_are_read_without_building_it(tmp_path, f
     assert network is None
     assert {key: value.shape for key, value in state.items()} == {"a": (2, 3), "b": (4,)}
     assert torch.equal(state["a"], weights["a"])
+
+
+def test_logs_that_training_frameworks_keep_beside_weights_are_passed_over(tmp_path, monkeypatch):
+    """Segmentation and detection files hold histories: arrays, and methods told by the name of their class."""
+    module = types.ModuleType("mmengine.logging")
+
+    class History:
+        def mean(self):
+            raise AssertionError("a method of the framework ran")
+
+    History.__module__ = History.mean.__module__ = "mmengine.logging"
+    History.__qualname__, History.mean.__qualname__ = "History", "History.mean"
+    module.History = History
+    monkeypatch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
+    monkeypatch.setitem(sys.modules, "mmengine.logging", module)
+    history = History()
+    history.values, history.seen, history.statistics = np.arange(5.0), {1, 2}, collections.defaultdict(dict, mean=History.mean)
+    content = {"meta": {"seed": np.int64(3)}, "state_dict": {"a": torch.ones(2)}, "message_hub": {"loss": history}}
+    torch.save(content, tmp_path / "net.pth")
+    monkeypatch.delitem(sys.modules, "mmengine.logging")
+    assert torch.equal(read_state(tmp_path / "net.pth")[0]["a"], torch.ones(2))
 
 
 def test_code_beside_a_configuration_is_refused(tmp_path, framework, capsys):
