@@ -12,6 +12,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from timm.layers import lecun_normal_, to_2tuple
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eqmambair.archs.classifier import Classifier
 from eqmambair.archs.mambair_arch import linear_rates
@@ -36,19 +37,32 @@ class V2MBlock(nn.Module):
         return x + self.drop(self.mixer(channels_first_axis(self.norm(channels_last_axis(x)))))
 
 
+def four_scales(channels: int) -> nn.ModuleList:
+    """Maps of one grid to 4, 2, 1 and 1/2 times its sides: transposed convolutions, nothing, the largest of 2x2 pixels (sides rounded up).
+
+    Source: the pyramid of Vim's segmentation networks, which is BEiT's (Bao et al., arXiv 2106.08254).
+    """
+
+    def twice() -> nn.Module:
+        return nn.ConvTranspose2d(channels, channels, 2, 2)
+
+    first = nn.Sequential(twice(), nn.BatchNorm2d(channels), nn.GELU(), twice())
+    return nn.ModuleList([first, twice(), nn.Identity(), nn.MaxPool2d(2, ceil_mode=True)])
+
+
 @ARCH_REGISTRY.register()
 class V2M(Classifier):
     """Classify images with a plain network: one width and one grid of patches throughout. The default is V2M-T.
 
     The learned positions belong to a picture of `img_size` and are interpolated for other sizes; pixels beyond the last whole patch are
-    left out.
+    left out. As a backbone (``num_classes = 0``) it fills pictures up to whole patches with zeros and yields four maps, from four depths.
 
     Args:
         img_size: side of the training pictures, or height and width, in pixels.
         patch_size: side of a patch, in pixels.
         stride: distance of patches, in pixels; None: `patch_size`.
         in_chans: channels of the image; 3 is RGB.
-        num_classes: logits; 0 builds a backbone without final norm and head.
+        num_classes: logits; 0 builds a backbone without final norm and head, with the layers that make four scales of its one.
         embed_dim: channels of the map.
         depth: blocks.
         d_state: state size N of the scans.
@@ -86,7 +100,8 @@ class V2M(Classifier):
         drop_path_rate: float = 0.0,
         released_init: bool = False,
     ) -> None:
-        super().__init__(in_chans=in_chans, num_classes=num_classes, feature_channels=[embed_dim], kit=PlainKit())
+        maps = 1 if num_classes else 4
+        super().__init__(in_chans=in_chans, num_classes=num_classes, feature_channels=[embed_dim] * maps, kit=PlainKit())
         if cls not in ("mean", "edge", "middle"):
             raise ValueError(f"cls: {cls!r} is not known; choose one of mean, edge, middle")
         stride = patch_size if stride is None else stride
@@ -96,7 +111,7 @@ class V2M(Classifier):
         sides = to_2tuple(img_size)
         if min(sides) < patch_size:
             raise ValueError(f"img_size = {img_size}: must hold a patch of {patch_size} pixels")
-        self.cls, self.patch_size = cls, patch_size
+        self.cls, self.patch_size, self.stride = cls, patch_size, stride
         height, width = self.grid = tuple((side - patch_size) // stride + 1 for side in sides)
         extra = int(cls != "mean")
         self.patch_embed = nn.Conv2d(in_chans, embed_dim, patch_size, stride)
@@ -117,6 +132,8 @@ class V2M(Classifier):
         if num_classes:
             self.norm = nn.RMSNorm(embed_dim, eps=1e-5)
             self.head = nn.Linear(embed_dim, num_classes)
+        else:
+            self.scales = four_scales(embed_dim)
         self._initialise(depth, released_init)
 
     def no_weight_decay(self) -> set[str]:
@@ -160,8 +177,8 @@ class V2M(Classifier):
         rest = resized(remove_line(column, top, 2), height, 1)
         return resized(row, 1, width), insert_line(rest, column[:, :, top : top + 1], self._crossing(height, width)[0], 2)
 
-    def _stream(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The map behind the last block, with the class tokens in it, and where these cross."""
+    def _tokens(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The map ahead of the first block, with the class tokens in it, and where these cross."""
         if min(image.shape[2:]) < self.patch_size:
             raise ValueError(f"a picture of {tuple(image.shape[2:])} pixels holds no patch of {self.patch_size}")
         x = self.patch_embed(image)
@@ -171,12 +188,33 @@ class V2M(Classifier):
             row, column = tokens
             x = insert_cross(x, row.to(x.dtype), column.to(x.dtype), *at)
         x = (x + positions).float() if x.dtype != torch.float64 else x + positions
-        return self.blocks(x.contiguous(memory_format=torch.channels_last)), at
+        return x.contiguous(memory_format=torch.channels_last), at
+
+    def _patches(self, x: Tensor, at: tuple[int, int]) -> Tensor:
+        return x if self.cls_token is None else remove_cross(x, *at)
+
+    def fresh_as_backbone(self) -> set[str]:
+        """Prefixes of the keys that a backbone has and a classifier's weights have not."""
+        return {"scales."}
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """One map, (b, embed_dim, h / stride, w / stride), without class tokens and before the final norm."""
-        stream, at = self._stream(x)
-        return [stream if self.cls_token is None else remove_cross(stream, *at)]
+        """The maps, without class tokens and before the final norm.
+
+        Returns:
+            Of a classifier one map, (b, embed_dim, h / stride, w / stride), sides rounded down. Of a backbone four, of the depths 1/4, 1/2,
+            3/4 and 1, at 4, 2, 1 and 1/2 times the sides of the grid (rounded up): strides 4, 8, 16, 32 where patches have 16 pixels.
+        """
+        if self.num_classes:
+            stream, at = self._tokens(x)
+            return [self._patches(self.blocks(stream), at)]
+        height, width = (self.patch_size + -(-max(side - self.patch_size, 0) // self.stride) * self.stride for side in x.shape[2:])
+        stream, at = self._tokens(F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])))
+        depth, done, maps = len(self.blocks), 0, []
+        for quarter, scale in enumerate(self.scales, start=1):
+            until = -(-depth * quarter // 4)
+            stream, done = self.blocks[done:until](stream), until
+            maps.append(scale(self._patches(stream, at)))
+        return maps
 
     def classify(self, features: Tensor) -> Tensor:
         """A map (b, c, h, w) -> logits (b, num_classes): the final norm, the mean over its pixels, a linear layer."""
@@ -187,9 +225,12 @@ class V2M(Classifier):
 
         Raises:
             ValueError: for a picture smaller than a patch, or an oblong one with the layout ``released``.
+            RuntimeError: the network has no head (``num_classes = 0``).
         """
-        stream, (top, left) = self._stream(x)
-        return self.classify(stream if self.cls_token is None else take_line(take_line(stream, top, 2), left, 3))
+        if self.cls_token is None or not self.num_classes:
+            return super().forward(x)
+        stream, (top, left) = self._tokens(x)
+        return self.classify(take_line(take_line(self.blocks(stream), top, 2), left, 3))
 
 
 class CornerKit(PlainKit):

@@ -1,6 +1,7 @@
 """First weights of a network, as ``path.pretrain_network_g`` and ``path.pretrain_backbone`` ask for them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def start_from(network: nn.Module, options: Any) -> None:
         if not isinstance(backbone, nn.Module):
             raise UserError(f"path.pretrain_backbone: {type(network).__name__} has no backbone; use path.pretrain_network_g")
         report = load_weights(backbone, _file(options, "pretrain_backbone"), strict=False, param_key=key)
+        fresh = tuple(getattr(backbone, "fresh_as_backbone", set)())
+        report = replace(report, missing=[name for name in report.missing if not name.startswith(fresh)])
         if report.missing or report.mismatched:  # what is left over is the classifier
             raise UserError(f"path.pretrain_backbone: {report}; the backbone is {type(backbone).__name__}")
         _log.info("backbone: %s", report)

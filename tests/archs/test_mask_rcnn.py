@@ -10,6 +10,7 @@ BACKBONES = {
     "VMamba": {"dims": 8, "depths": [1, 1, 1, 1]},
     "EQVMamba": {"dims": 16, "depths": [1, 1, 1, 1]},
     "GroupMamba": {"stem_hidden_dim": 4, "embed_dims": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "mlp_ratios": [1, 1, 1, 1]},
+    "V2M": {"embed_dim": 8, "depth": 4, "d_state": 2, "img_size": 64},
     "V2MPyramid": {"dims": 8, "depths": [1, 1, 1, 1]},
     "SpectralVMamba": {"dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "rfn_width": 2, "top_k": 2},
 }
@@ -79,7 +80,7 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(UserError, match=message):
             network(**changes)
     with pytest.raises(UserError, match="4 are needed"):
-        MaskRCNN(backbone={"type": "V2M", "embed_dim": 16, "depth": 1})
+        MaskRCNN(backbone={"type": "V2MPyramid", "dims": [8, 8], "depths": [1, 1]})
     with pytest.raises(ValueError, match="needs targets"):
         network()(torch.rand(1, 3, 64, 64))
     flat = target(60, 80) | {"boxes": torch.tensor([[10.0, 5.0, 10.0, 25.0]])}

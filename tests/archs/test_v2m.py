@@ -224,6 +224,35 @@ def test_any_size(cls, shape):
         torch.testing.assert_close(network(image)[1:], network(image[1:]))
 
 
+@pytest.mark.parametrize("cls", ["mean", "middle"])
+def test_a_backbone_yields_four_scales_of_four_depths(cls):
+    network = stir(V2M(**{**SMALL, "num_classes": 0, "depth": 5, "patch_size": 16, "img_size": 64}, cls=cls))
+    assert network.feature_channels == (16, 16, 16, 16)
+    image = torch.rand(2, 3, 61, 40)
+    whole = F.pad(image, (0, 8, 0, 3))
+    classifier = V2M(**{**SMALL, "depth": 5, "patch_size": 16, "img_size": 64}, cls=cls).eval()
+    assert set(load_weights(classifier, network.state_dict(), strict=False).missing) == {"norm.weight", "head.weight", "head.bias"}
+    with torch.no_grad():
+        maps = network.features(image)
+        assert [tuple(x.shape) for x in maps] == [(2, 16, 16, 12), (2, 16, 8, 6), (2, 16, 4, 3), (2, 16, 2, 2)]
+        for number, depth in enumerate((2, 3, 4, 5)):
+            classifier.blocks = network.blocks[:depth]
+            torch.testing.assert_close(maps[number], network.scales[number](classifier.features(whole)[0]))
+    with pytest.raises(RuntimeError, match="without a head"):
+        network(image)
+
+
+def test_a_segmenter_on_the_plain_network_learns():
+    backbone = {"type": "V2M", **SMALL, "patch_size": 16, "depth": 4}
+    network = build_network({"type": "UPerNet", "backbone": backbone, "channels": 8, "aux_channels": 8, "num_classes": 3})
+    logits = network(torch.rand(2, 3, 70, 45))
+    assert {name: tuple(x.shape) for name, x in logits.items()} == {"out": (2, 3, 20, 12), "aux": (2, 3, 5, 3)}
+    sum(x.square().mean() for x in logits.values()).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    with torch.no_grad():
+        assert network.eval()(torch.rand(1, 3, 70, 45)).shape == (1, 3, 70, 45)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="holds no patch"):
         V2M(**SMALL)(torch.rand(1, 3, 7, 32))

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("pycocotools", reason="detection needs pycocotools")
 
+from eqmambair.archs import build_network
 from eqmambair.data.pasted import make_pasted_set
 from eqmambair.engine.options import load_options
 from eqmambair.errors import UserError
@@ -42,6 +43,7 @@ def model(pasted: Path, root: Path, **changes: Any) -> DetectionModel:
         "num_gpu": 0,
         "datasets": {"train": section("train"), "val": section("val")},
         "network_g": NETWORK,
+        "path": {},
         "train": {"total_iter": 2, "optim_g": {"type": "AdamW", "lr": 1e-4}},
         "val": {"val_freq": 1},
     }
@@ -78,6 +80,21 @@ def test_validation_counts_draws_and_measures(pasted: Path, tmp_path: Path) -> N
     assert set(figures) >= {"box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"}
     assert set(found.per_class(records)) <= {"coin", "horse", "cat"}
     assert found.card() == {"task": "detection", "classes": ["coin", "horse", "cat"]}
+
+
+def test_a_plain_backbone_starts_from_a_classifier_that_has_no_scales(pasted: Path, tmp_path: Path) -> None:
+    options = {"type": "V2M", "img_size": 32, "embed_dim": 8, "depth": 4, "d_state": 2}
+    donor = build_network({**options, "num_classes": 7}).state_dict()
+    start = {"network_g__backbone": options, "path__pretrain_backbone": str(tmp_path / "donor.pth")}
+    torch.save({"params": donor}, tmp_path / "donor.pth")
+    found = model(pasted, tmp_path, **start).network.backbone.state_dict()
+    shared = donor.keys() & found.keys()
+    assert {key.split(".")[0] for key in found.keys() - shared} == {"scales"}
+    assert all(torch.equal(found[key], donor[key]) for key in shared)
+    donor.pop("blocks.2.norm.weight")
+    torch.save({"params": donor}, tmp_path / "donor.pth")
+    with pytest.raises(UserError, match=r"missing \(blocks\.2\.norm\.weight"):
+        model(pasted, tmp_path, **start)
 
 
 @pytest.mark.slow
