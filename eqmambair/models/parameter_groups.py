@@ -33,9 +33,10 @@ def grouped(network: nn.Module, grouping: Grouping) -> list[dict[str, Any]]:
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     exempt = set(_exempt(network, grouping.no_decay))
-    own = getattr(network, "no_weight_decay", None)  # timm's convention: positions, class tokens
-    if callable(own) and grouping.no_decay in ("one_dimensional", "dynamics"):
-        exempt |= set(own())
+    if grouping.no_decay in ("one_dimensional", "dynamics"):
+        for prefix, module in network.named_modules():
+            own: set[str] = getattr(module, "no_weight_decay", set)()  # timm's convention: positions, class tokens
+            exempt |= {f"{prefix}.{name}" if prefix else name for name in own}
     lines = grouping.no_decay in ("one_dimensional", "dynamics")
     if grouping.layer_decay is None:
         groups = param_groups_weight_decay(network, 1.0, lines, exempt)

@@ -106,6 +106,15 @@ def test_decay_leaves_alone_what_the_rule_says(rule: str, exempt: set[str]) -> N
         assert sorted(names[id(p)] for group in groups for p in group["params"]) == sorted(names.values())
 
 
+def test_positions_of_a_backbone_do_not_decay() -> None:
+    backbone = {"type": "V2M", "img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 4, "d_state": 2}
+    network = build_network({"type": "UPerNet", "backbone": backbone, "channels": 8, "aux_channels": 0, "num_classes": 2})
+    for rule, free in (("one_dimensional", True), ("dynamics", True), ("nothing", False)):
+        groups = grouped(network, Grouping(no_decay=rule))
+        exempt = {id(p) for group in groups if group.get("weight_decay") == 0 for p in group["params"]}
+        assert [id(p) in exempt for p in (network.backbone.pos_embed, network.backbone.cls_token)] == [free, free]
+
+
 def test_layer_decay_slows_the_lower_layers() -> None:
     network = Parts()
     scales = {id(p): group["lr_scale"] for group in grouped(network, Grouping(layer_decay=0.5)) for p in group["params"]}
