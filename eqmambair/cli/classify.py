@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 def _opened(paths: list[Path], problems: list[str]) -> Iterator[tuple[Path, Image.Image]]:
     for path in paths:
         try:
-            yield path, open_picture(path)
+            yield path, open_picture(path, upright=True)
         except UserError as error:
             problems.append(str(error))
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from eqmambair.errors import UserError
 
@@ -29,14 +30,24 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())[:100]})") from None
 
 
-def open_picture(path: str | Path, decode: bool = True) -> Image.Image:
-    """A file as an RGB picture, as classification has always read them: by Pillow, CMYK and palettes converted, orientation tags ignored.
+def open_picture(path: str | Path, decode: bool = True, upright: bool = False) -> Image.Image:
+    """A file as an RGB picture, as classification has always read them: by Pillow, CMYK and palettes converted, alpha dropped.
+
+    Gray of 16 bit is brought to 8, which Pillow by itself would cut off at 255.
 
     Args:
         decode: false: only the header is read; the size is known, the pixels are not.
+        upright: apply the EXIF orientation, as viewers do; published data sets are read without.
 
     Raises:
-        UserError: it cannot be read; named.
+        UserError: it cannot be read, or has pixels of 32 bit; named.
     """
     with opened(path) as picture:
-        return picture.convert("RGB") if decode else picture
+        if picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG"):  # PNG has 16 bit at most
+            raise UserError(f"{path}: has pixels of 32 bit; 8 or 16 are read")
+        if not decode:
+            return picture
+        seen = ImageOps.exif_transpose(picture) if upright else picture
+        if seen.mode.startswith("I"):
+            seen = Image.fromarray(((np.asarray(seen).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+        return seen.convert("RGB")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from eqmambair.data.checking import check_dataset
 from eqmambair.data.classification import ImageFolderDataset, TorchvisionDataset
+from eqmambair.data.pictures import open_picture
 from eqmambair.data.sampler import Key
 from eqmambair.data.seeded import SeededDataset
 from eqmambair.data.views import Augmentation, Preprocessing, training_view
@@ -69,6 +70,29 @@ def test_every_mode_is_read_as_rgb(tmp_path: Path) -> None:
         Image.new(mode, (8, 8)).save(tmp_path / "a" / f"{mode}.{file}")
     dataset = ImageFolderDataset(dataroot=str(tmp_path), size=8, crop_pct=1.0)
     assert {dataset[index]["image"].shape for index in range(5)} == {(3, 8, 8)}
+
+
+def test_sixteen_bit_gray_keeps_its_shades_and_32_bit_is_refused(tmp_path: Path) -> None:
+    shades = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for ending in ("png", "tif"):
+        Image.fromarray(shades * 257).save(tmp_path / f"deep.{ending}")
+        assert np.array_equal(np.asarray(open_picture(tmp_path / f"deep.{ending}"))[:, :, 1], shades)
+    Image.fromarray(shades.astype(np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(shades.astype(np.int32)).save(tmp_path / "int.tif")
+    for name in ("float.tif", "int.tif"):
+        with pytest.raises(UserError, match=f"{name}: has pixels of 32 bit"):
+            open_picture(tmp_path / name, decode=False)
+
+
+def test_orientation_tags_are_followed_where_it_is_asked_for(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    tag = Image.Exif()
+    tag[0x0112] = 6  # shown turned clockwise: what is left in the file is on top
+    Image.fromarray(pixels).save(tmp_path / "phone.jpg", exif=tag)
+    stored, shown = (np.asarray(open_picture(tmp_path / "phone.jpg", upright=each)) for each in (False, True))
+    assert stored.shape == (16, 32, 3)
+    assert np.array_equal(shown, np.rot90(stored, -1))
 
 
 def test_testing_view_is_timms(root: Path) -> None:
