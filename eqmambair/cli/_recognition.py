@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eqmambair.archs import input_channels
 from eqmambair.checkpoints.files import read_card
 from eqmambair.cli._network import network_from_arguments
 from eqmambair.data.classification import read_class_list
@@ -19,9 +20,12 @@ def recognition_network(arguments: argparse.Namespace) -> tuple[nn.Module, dict[
     """The network that the arguments name, on --device in evaluation mode; the card of its weights; the device.
 
     Raises:
-        UserError: they name none, or it cannot be loaded.
+        UserError: they name none, it cannot be loaded, or it takes other pictures than RGB.
     """
-    network, _, weights = network_from_arguments(arguments)
+    network, options, weights = network_from_arguments(arguments)
+    channels = input_channels(network, options)
+    if channels != 3:
+        raise UserError(f"{type(network).__name__} takes pictures of {channels} channel{'s' * (channels > 1)}, recognition is for RGB")
     device = find_device(arguments.device)
     return network.to(device).eval(), read_card(weights) if weights is not None else {}, device
 

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,9 @@ def _measured(
     if args.angles:
         raise UserError("--angles: segmentation is measured at the four right angles; labels cannot be turned by others without loss")
     protocol = protocol_from(options.val, dataset.resize, dataset)
+    count = Segmenter(network, protocol, device).classes()
+    if count != len(dataset.classes):
+        raise UserError(f"{type(network).__name__} has {count} classes, the set {len(dataset.classes)}")
     protocols: dict[str, Protocol] = {"as-is": protocol, "padded": replace(protocol, pad_multiple=32)}
     return {
         policy if len(args.policy) > 1 else "": rotated_segmentation(Segmenter(network, protocols[policy], device), dataset, indices, _bar)
@@ -169,9 +173,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _angle(text: str) -> float:
     try:
-        return float(text) % 360
+        angle = float(text) % 360
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no angle in degrees") from None
+        angle = math.nan
+    if math.isnan(angle):
+        raise argparse.ArgumentTypeError(f"{text!r} is no angle in degrees")
+    return angle
 
 
 def cli() -> None:

@@ -11,7 +11,7 @@ import torch
 from eqmambair.cli._network import add_network_arguments
 from eqmambair.cli._recognition import class_names, pictures_in, recognition_network
 from eqmambair.cli._run import run
-from eqmambair.cli._sizes import at_least
+from eqmambair.cli._sizes import at_least, share
 from eqmambair.data.io import write_image
 from eqmambair.data.label_sets import LABEL_SETS, colours_of
 from eqmambair.data.pictures import open_picture
@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{len(twice)} results would have the name of another, such as {min(twice)}; give the folders one by one")
     network, card, device = recognition_network(args)
     segmenter = Segmenter(network, _protocol(args, card), device)
-    count = _classes(segmenter)
+    count = segmenter.classes()
+    if not hasattr(network, "num_classes") and card.get("task") != "segmentation":
+        raise UserError(f"{type(network).__name__} is no segmentation network: neither it nor its weights speak of classes")
     of_set = {"classes": list(LABEL_SETS[args.palette].classes) or None} if args.palette else card
     names = class_names(args.classes, of_set)
     if names is not None and len(names) != count:
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
     problems: list[str] = []
     for (path, _), target in zip(pictures, targets, strict=True):
         try:
-            pixels = np.asarray(open_picture(path))
+            pixels = np.asarray(open_picture(path, upright=True))
         except UserError as error:
             problems.append(str(error))
             continue
@@ -53,14 +55,6 @@ def main(argv: list[str]) -> int:
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     return 1 if problems else 0
-
-
-def _classes(segmenter: Segmenter) -> int:
-    """How many classes the network tells apart, found by trying it."""
-    try:
-        return int(segmenter.scores(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape[0])
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise UserError(f"{type(segmenter.network).__name__} does not segment pictures ({' '.join(str(error).split())[:100]})") from error
 
 
 def _shares(labels: np.ndarray, names: list[str] | None) -> str:
@@ -90,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pad_multiple", type=at_least(1), help="zeros right and below, to multiples of it")
     parser.add_argument("--palette", choices=sorted(LABEL_SETS), help="colours and names of a set (default: what the weights say)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names, one a line: any word, then the name")
-    parser.add_argument("--opacity", type=float, default=0.5, help="of the labels over the picture, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--opacity", type=share, default=0.5, help="of the labels over the picture, 0 to 1 (default: %(default)s)")
     parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
     return parser

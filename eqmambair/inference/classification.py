@@ -38,7 +38,11 @@ class PictureClassifier:
         self, network: nn.Module, preprocessing: Preprocessing, classes: Sequence[str] | None = None, device: torch.device | str = "cpu"
     ) -> None:
         self.network, self.preprocessing, self.device = network, preprocessing, torch.device(device)
-        logits = self.logits([Image.new("RGB", (preprocessing.size, preprocessing.size))])
+        try:
+            logits = self.logits([Image.new("RGB", (preprocessing.size, preprocessing.size))])
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{type(network).__name__} classifies no views of {preprocessing.size} pixels ({reason})") from error
         if logits.dim() != 2:
             raise UserError(f"{type(network).__name__} is no classifier: its output has shape {tuple(logits.shape)}")
         count = int(logits.shape[1])

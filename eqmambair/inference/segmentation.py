@@ -1,5 +1,6 @@
 """Labels of every pixel of a picture: resized, whole or in windows, at several scales, mirrored, turned; at the picture's own size."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Protocol:
             raise UserError(f"mean and std need three numbers each, the latter positive, found {self.mean} and {self.std}")
         if min(*self.window, *self.stride) < 1 or any(s > w for s, w in zip(self.stride, self.window, strict=True)):
             raise UserError(f"windows {self.window} with stride {self.stride}: the stride must lie between 1 and the window's side")
-        if not self.ratios or min(self.ratios) <= 0:
+        if not self.ratios or not all(0 < ratio < math.inf for ratio in self.ratios):
             raise UserError(f"ratios must be positive, found {list(self.ratios)}")
         if self.resize is not None and min(self.resize) < 1:
             raise UserError(f"resize must be positive, found {self.resize}")
@@ -72,6 +73,23 @@ class Segmenter:
 
     def __init__(self, network: nn.Module, protocol: Protocol, device: torch.device | str = "cpu") -> None:
         self.network, self.protocol, self.device = network, protocol, torch.device(device)
+
+    @torch.no_grad()
+    def classes(self) -> int:
+        """How many classes the network tells apart, found by trying it on a small picture.
+
+        Raises:
+            UserError: it does not segment pictures.
+        """
+        name = type(self.network).__name__
+        try:
+            output = self.network(torch.zeros(1, 3, 32, 32, device=self.device))
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{name} does not segment pictures ({' '.join(str(error).split())[:100]})") from error
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            found = f"output of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"{type(output).__name__} as output"
+            raise UserError(f"{name} does not segment pictures: it has a {found}, not logits of every pixel")
+        return int(output.shape[1])
 
     @torch.no_grad()
     def scores(self, picture: Tensor, turns: int = 0) -> Tensor:

@@ -86,6 +86,51 @@ def test_a_segmentation_network_is_no_classifier(tmp_path: Path, segmenter: Path
         segment.main([str(tmp_path / "x.png"), "-w", str(classifier), "-o", str(tmp_path / "out")])
 
 
+def test_networks_of_other_tasks_are_refused_by_name(tmp_path: Path, classifier: Path, segmenter: Path) -> None:
+    import eqmambair
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    out = ["-o", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="EQMambaIR is no segmentation network"):
+        segment.main([str(tmp_path / "x.png"), "--model", "eq_mambair_small_x2", *out])
+    gray = {"type": "VMamba", "dims": 8, "depths": [1, 1], "in_chans": 1, "num_classes": 3}
+    torch.save({"params": eqmambair.build_network(gray).state_dict(), "network_g": gray}, tmp_path / "gray.pth")
+    for command in (lambda: classify.main([str(tmp_path / "x.png"), "-w", str(tmp_path / "gray.pth")]),
+                    lambda: segment.main([str(tmp_path / "x.png"), "-w", str(tmp_path / "gray.pth"), *out])):  # fmt: skip
+        with pytest.raises(UserError, match="VMamba takes pictures of 1 channel, recognition is for RGB"):
+            command()
+    make_labelled_pictures(tmp_path, "train", 2)
+    make_labelled_pictures(tmp_path, "val", 2)
+    file = write(tmp_path, segmentation_options(tmp_path))
+    with pytest.raises(UserError, match="TinyClassifier does not segment pictures"):
+        rotated_benchmark.main(["--opt", str(file), "-w", str(classifier)])
+    options = {"type": "TinySegmenter", "num_classes": 4}
+    torch.save({"params": TinySegmenter(num_classes=4).state_dict(), "network_g": options}, tmp_path / "four.pth")
+    with pytest.raises(UserError, match="TinySegmenter has 4 classes, the set 2"):
+        rotated_benchmark.main(["--opt", str(file), "-w", str(tmp_path / "four.pth")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["segment", "--opacity", "1.5"], ["segment", "--opacity", "nan"], ["rotated", "--angles", "nan"]])
+def test_numbers_out_of_range_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = {
+        "segment": lambda rest: segment.main(["x.png", *rest]),
+        "rotated": lambda rest: rotated_benchmark.main(["--opt", "x", *rest]),
+    }
+    with pytest.raises(SystemExit):
+        command[arguments[0]](arguments[1:])
+    assert f"{arguments[2]!r} is no" in capsys.readouterr().err
+
+
+def test_pictures_are_seen_as_viewers_show_them(tmp_path: Path, segmenter: Path) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    Image.new("RGB", (28, 20)).save(tmp_path / "phone.jpg", exif=tag)
+    assert segment.main([str(tmp_path / "phone.jpg"), "-w", str(segmenter), "-o", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "phone_labels.png") as mask:
+        assert mask.size == (20, 28)
+
+
 def test_segment_writes_labels_and_overlays(tmp_path: Path, segmenter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_labelled_pictures(tmp_path, "val", 2) / "val" / "images"
     assert segment.main([str(folder), "-w", str(segmenter), "-o", str(tmp_path / "out")]) == 0
@@ -103,6 +148,8 @@ def test_segment_writes_labels_and_overlays(tmp_path: Path, segmenter: Path, cap
     [
         (["--palette", "loveda"], "2 classes, but 7 names"),
         (["--window", "4", "4", "--stride", "9", "9"], "the stride must lie"),
+        (["--ratios", "inf"], "ratios must be positive"),
+        (["--ratios", "nan"], "ratios must be positive"),
         (["val/images/0.png"], "name of another"),
     ],
 )
