@@ -3,12 +3,14 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 import eqmambair.ops  # noqa: F401 (registers the operators that are counted)
@@ -63,6 +65,10 @@ def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_
     return 2 * x_shape[0] * x_shape[-2] * x_shape[-1] * math.prod(weight_shape)
 
 
+def _attention_flops(q_shape: Sequence[int], k_shape: Sequence[int], v_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(q_shape[:-1]) * k_shape[-2] * (q_shape[-1] + v_shape[-1])
+
+
 class _GroupLinearFlops:
     """Counts group linear layers in dense form, and adds up what the Fourier basis saves."""
 
@@ -88,6 +94,7 @@ class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
             torch.ops.aten.baddbmm,
             torch.ops.eqmambair.depthwise_conv,
             torch.ops.eqmambair.group_linear,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
         }
     )
 
@@ -98,11 +105,10 @@ class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in self.dense:
-            self.total += result.numel()
+            self.total += (result[0] if isinstance(result, tuple) else result).numel()
         return result
 
 
-@torch.no_grad()
 def complexity(model: nn.Module, x: Tensor) -> Complexity:
     """Count what one forward pass on x costs; the mode of the network is restored.
 
@@ -110,17 +116,43 @@ def complexity(model: nn.Module, x: Tensor) -> Complexity:
         model: any network.
         x: its input, (b, c, h, w).
     """
+    return _counted(model, lambda: model(x))
+
+
+def complexity_of_sizes(model: nn.Module, shape: Sequence[int]) -> Complexity | None:
+    """As `complexity` on a CPU, operator by operator, but tensors have sizes only: nothing is computed or held.
+
+    Args:
+        model: any network; on the meta device it needs no memory either.
+        shape: of its input, (b, c, h, w).
+
+    Returns:
+        The figures; None where a size depends on what is in the picture, as in detection.
+    """
+    # Not a pass on the meta device, for which torch takes attention apart into matrices that nothing else holds.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        held = {name: torch.empty_like(each, device="cpu") for name, each in (*model.named_parameters(), *model.named_buffers())}
+        x = torch.empty(*shape)
+        try:
+            return _counted(model, lambda: functional_call(model, held, (x,)))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return None
+
+
+@torch.no_grad()
+def _counted(model: nn.Module, run: Callable[[], object]) -> Complexity:
     scan = torch.ops.eqmambair.selective_scan_forward
     training = model.training
     model.eval()
     group_linear, scans, memory = _GroupLinearFlops(), _ScanFlops(), PeakMemory()
     ops = torch.ops.eqmambair
-    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear}
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which older releases of torch do not count
+    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear, attention: _attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     activations = _ActivationCounter()
     try:
         with memory, activations, counter:
-            model(x)
+            run()
     finally:
         model.train(training)
     scan_flops = sum(flops for operator, flops in counter.get_flop_counts()["Global"].items() if "selective_scan" in str(operator))

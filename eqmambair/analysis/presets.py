@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from eqmambair.analysis.complexity import Complexity, complexity
+from eqmambair.analysis.complexity import Complexity, complexity_of_sizes
 from eqmambair.archs import build_network, input_channels
 from eqmambair.engine.yaml_source import read_yaml
 from eqmambair.errors import UserError
@@ -96,7 +96,7 @@ class Row:
 
 
 def rows(root: Path) -> Iterator[Row]:
-    """Count every network of ``root/options/*.yml`` and ``root/options/trained/*.yml``, on the meta device: nothing is computed.
+    """Count every network of ``root/options/*.yml`` and ``root/options/trained/*.yml``, by sizes alone: nothing is computed.
 
     Raises:
         UserError: an option file cannot be read, or its network not be built.
@@ -130,11 +130,8 @@ def _counted(network: str, height: int, width: int) -> tuple[int, Complexity | N
     options = json.loads(network)
     with torch.device("meta"):
         built = build_network(options)
-        parameters = sum(each.numel() for each in built.parameters() if each.requires_grad)
-        try:
-            return parameters, complexity(built, torch.empty(1, input_channels(built, options), height, width))
-        except NotImplementedError:  # torch's, where a size depends on values, which the meta device has not
-            return parameters, None
+    parameters = sum(each.numel() for each in built.parameters() if each.requires_grad)
+    return parameters, complexity_of_sizes(built, (1, input_channels(built, options), height, width))
 
 
 def replace_table(page: str, table: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eqmambair.analysis.complexity import complexity, seconds
+from eqmambair.analysis.complexity import complexity, complexity_of_sizes, seconds
 from eqmambair.analysis.presets import markdown, replace_table, rows
 from eqmambair.archs import build_network, input_channels
 from eqmambair.cli._network import network_options
@@ -64,9 +64,13 @@ def _measure(options: dict[str, Any], args: argparse.Namespace, device: torch.de
         height, width = (each // scale for each in args.output_size) if args.output_size else args.size
         if 0 in (height, width):
             raise UserError(f"{options['type']} enlarges by {scale}: an output that small has no input")
-        figures = complexity(network, torch.rand(1, channels, height, width)).as_dict()
+    shape = (1, channels, height, width)
+    counted = complexity_of_sizes(network, shape) if args.output_size else complexity(network, torch.rand(shape))
+    if counted is None:
+        raise UserError(f"{options['type']}: its work depends on what is in the picture; leave --output_size out and measure at --size")
+    figures = counted.as_dict()
     if args.time:
-        x = torch.rand(1, channels, height, width).to(device)
+        x = torch.rand(shape).to(device)
         figures |= {"seconds": seconds(network.to(device), x, args.time), "device": str(device), "threads": torch.get_num_threads()}
     return figures
 
