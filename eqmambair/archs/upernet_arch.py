@@ -239,7 +239,7 @@ class EQUPerNet(PyramidSegmenter):
             output norm for each stage.
         num_classes: logits of each pixel.
         channels: width of the decoder, all orientations together; a multiple of the group's order.
-        aux_channels: width of the auxiliary head, which only training uses; 0 for none.
+        aux_channels: width of the auxiliary head, which only training uses; 0 for none. With the published drop a multiple of the order.
         aux_index: the stage that the auxiliary head reads.
         pool_scales: cells a side of each grid of the pyramid pooling.
         dropout_ratio: share that each head drops in training.
@@ -273,6 +273,8 @@ class EQUPerNet(PyramidSegmenter):
         kit = network.kit
         if not isinstance(kit, GroupKit):
             raise ValueError(f"backbone: {backbone.get('type')} is not equivariant; choose EQVMamba, or the type UPerNet")
+        if drop_form == "published":
+            divide_exactly(aux_channels, by=kit.order, name="aux_channels")
         drop = nn.Dropout2d(dropout_ratio) if drop_form == "channel" else FieldDropout(kit.group, dropout_ratio, whole_batch=True)
         super().__init__(
             network, kit, drop, num_classes=num_classes, channels=channels, aux_channels=aux_channels, aux_index=aux_index,

@@ -9,15 +9,16 @@ import random
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from eqmambair.data.label_sets import IGNORED
+from eqmambair.data.views import in_order
 
 Size = tuple[int, int]  # height, width
-_TRIES = 10
+_TRIES = 10  # beside the first
 
 
 class JointAugmentation(BaseModel):
@@ -29,6 +30,15 @@ class JointAugmentation(BaseModel):
     cat_max_ratio: float = Field(0.75, gt=0, le=1, description="a crop is drawn anew (up to ten times) while one class has more of it")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of a left-right mirror image")
     photometric: bool = Field(True, description="random brightness, contrast, saturation and hue, each with probability one half")
+
+    _ratio = field_validator("ratio")(in_order)
+
+    @field_validator("crop")
+    @classmethod
+    def _positive(cls, value: Size) -> Size:
+        if min(value) < 1:
+            raise ValueError(f"both sides must be at least 1, found {list(value)}")
+        return value
 
 
 def fitted(size: Size, scale: Size) -> Size:
@@ -56,7 +66,7 @@ def augmented(image: Tensor, labels: Tensor, base: Size | None, augmentation: Jo
     a = augmentation
     factor = random.uniform(*a.ratio)
     scale = base if base is not None else (int(image.shape[-2]), int(image.shape[-1]))
-    size = fitted((int(image.shape[-2]), int(image.shape[-1])), (int(scale[0] * factor), int(scale[1] * factor)))
+    size = fitted((int(image.shape[-2]), int(image.shape[-1])), (max(int(scale[0] * factor), 1), max(int(scale[1] * factor), 1)))
     image, labels = resized(image, size), resized_labels(labels, size)
     top, left, height, width = _crop(labels, a)
     image, labels = F.crop_image(image, top, left, height, width), labels[top : top + height, left : left + width]
@@ -74,7 +84,7 @@ def filled(image: Tensor, labels: Tensor, size: Size) -> tuple[Tensor, Tensor]:
 def _crop(labels: Tensor, augmentation: JointAugmentation) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop in which no class has too large a share, if one is found soon."""
     height, width = (min(most, int(side)) for most, side in zip(augmentation.crop, labels.shape, strict=True))
-    for _ in range(_TRIES):
+    for _ in range(1 + (_TRIES if augmentation.cat_max_ratio < 1 else 0)):
         top, left = random.randint(0, labels.shape[0] - height), random.randint(0, labels.shape[1] - width)
         counts = torch.bincount(labels[top : top + height, left : left + width].flatten(), minlength=IGNORED + 1)
         counts[IGNORED] = 0

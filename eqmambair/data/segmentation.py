@@ -14,7 +14,7 @@ from eqmambair.data.io import IMAGE_EXTENSIONS, list_images
 from eqmambair.data.joint_views import JointAugmentation, augmented, filled
 from eqmambair.data.label_sets import IGNORED, NO_CLASS, colours_of, label_set
 from eqmambair.data.pictures import absolute, open_picture, opened
-from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD
+from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD, check_colours
 from eqmambair.errors import UserError
 
 Numbers = tuple[float, float, float]
@@ -62,14 +62,21 @@ class SegmentationDataset(torch.utils.data.Dataset[dict[str, Any]]):
     ) -> None:
         form = label_set(layout)
         self.layout, self.phase = layout, phase
+        check_colours(mean, std)
         self.mean, self.std = list(mean), list(std)
+        if resize is not None and min(resize) < 1:
+            raise UserError(f"resize must be positive, found {list(resize)}")
         self.resize = (int(resize[0]), int(resize[1])) if resize is not None else None
         self.augment = JointAugmentation.model_validate(augment) if isinstance(augment, dict) else augment
         self.classes = list(classes or form.classes)
         if not self.classes:
             raise UserError(f"the layout {layout!r} does not tell the classes; name them (classes)")
+        if len(self.classes) == 1:
+            raise UserError("one class: a network cannot learn to tell it from nothing; name the rest as a class of its own (classes)")
         if len(self.classes) > NO_CLASS:
             raise UserError(f"{len(self.classes)} classes: at most {NO_CLASS} fit into 8-bit label files")
+        if not all(0 <= value < 256 for value in ignore or []):
+            raise UserError(f"ignore = {ignore}: values of 8-bit label files, 0 to 255")
         self.colours = colours_of(layout, len(self.classes))
         self._values = _values(len(self.classes), form.zero_ignored if zero_ignored is None else zero_ignored, ignore or [])
         part = split or form.splits["train" if phase == "train" else "val"]

@@ -3,12 +3,14 @@
 Random numbers come from Python's, numpy's and torch's global generators; ``eqmambair.data.seeded`` seeds them for every sample.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from torchvision import transforms
 
@@ -18,6 +20,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 View = Callable[[Image.Image], Tensor]
+
+
+def in_order(value: tuple[float, float], most: float = math.inf) -> tuple[float, float]:
+    """A range, if its ends are positive and in order.
+
+    Raises:
+        ValueError: if they are not, or above `most`.
+    """
+    if not 0 < value[0] <= value[1]:
+        raise ValueError(f"both ends must be positive and in order, found {list(value)}")
+    if value[1] > most:
+        raise ValueError(f"at most {most:g}, found {list(value)}")
+    return value
+
+
+def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise ``UserError`` unless pictures can be normalised with these."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(f"mean and std need three numbers each, the latter positive, found {list(mean)} and {list(std)}")
 
 
 class Augmentation(BaseModel):
@@ -44,6 +65,9 @@ class Augmentation(BaseModel):
     erase_mode: Literal["const", "rand", "pixel"] = Field("pixel", description="what is put there: 0, one colour, noise")
     erase_count: int = Field(1, ge=1, description="boxes at most")
 
+    _area = field_validator("area")(functools.partial(in_order, most=1.0))
+    _aspect = field_validator("aspect")(in_order)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -69,8 +93,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.crop_pct <= 1:
             raise UserError(f"a view needs a size of at least 1 and a crop_pct in (0, 1], found {self.size} and {self.crop_pct}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"mean and std need three numbers each, the latter positive, found {self.mean} and {self.std}")
+        check_colours(self.mean, self.std)
 
     def crop(self, picture: Image.Image) -> Image.Image:
         """The 8-bit view of an RGB picture, (size, size)."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
 from eqmambair.data.joint_views import fitted, resized
-from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD
+from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD, check_colours
 from eqmambair.errors import UserError
 
 
@@ -46,8 +46,7 @@ class Protocol:
     pad_multiple: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"mean and std need three numbers each, the latter positive, found {self.mean} and {self.std}")
+        check_colours(self.mean, self.std)
         if min(*self.window, *self.stride) < 1 or any(s > w for s, w in zip(self.stride, self.window, strict=True)):
             raise UserError(f"windows {self.window} with stride {self.stride}: the stride must lie between 1 and the window's side")
         if not self.ratios or not all(0 < ratio < math.inf for ratio in self.ratios):
@@ -83,13 +82,9 @@ class Segmenter:
         """
         name = type(self.network).__name__
         try:
-            output = self.network(torch.zeros(1, 3, 32, 32, device=self.device))
+            return int(self._whole(torch.zeros(3, 32, 32, device=self.device)).shape[0])
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{name} does not segment pictures ({' '.join(str(error).split())[:100]})") from error
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            found = f"output of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"{type(output).__name__} as output"
-            raise UserError(f"{name} does not segment pictures: it has a {found}, not logits of every pixel")
-        return int(output.shape[1])
 
     @torch.no_grad()
     def scores(self, picture: Tensor, turns: int = 0) -> Tensor:
@@ -133,6 +128,11 @@ class Segmenter:
 
     def _whole(self, image: Tensor) -> Tensor:
         output = self.network(image[None].contiguous(memory_format=torch.channels_last))
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"the type {type(output).__name__}"
+            raise UserError(
+                f"{type(self.network).__name__} does not segment pictures: its output has {found}, logits of pixels have four axes"
+            )
         return _resized(output[0].float(), (int(image.shape[-2]), int(image.shape[-1])))
 
     def _windows(self, image: Tensor) -> Tensor:

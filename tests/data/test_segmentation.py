@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eqmambair.data import joint_views
 from eqmambair.data.checking import check_dataset
 from eqmambair.data.joint_views import JointAugmentation, augmented, distorted, filled, fitted, resized_labels
 from eqmambair.data.label_sets import LABEL_SETS, palette
@@ -126,6 +127,16 @@ def test_crop_avoids_one_class_alone() -> None:
     options = JointAugmentation(ratio=(1, 1), crop=(8, 40), photometric=False)
     shares = [float((augmented(image, labels, None, options)[1] == 0).float().mean()) for _ in range(40)]
     assert max(shares) < 0.75
+
+
+def test_a_crop_is_redrawn_ten_times_where_a_class_may_not_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("random.randint", lambda low, high: drawn.append(high) or low)
+    labels = torch.zeros(32, 32, dtype=torch.int64)
+    for most, draws in ((0.75, 11), (1.0, 1)):
+        drawn.clear()
+        assert joint_views._crop(labels, JointAugmentation(crop=(8, 8), cat_max_ratio=most)) == (0, 0, 8, 8)
+        assert len(drawn) == 2 * draws  # top and left
 
 
 def test_small_pictures_are_filled_with_zeros_and_ignored_labels() -> None:
