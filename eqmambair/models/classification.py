@@ -16,6 +16,7 @@ from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
 from eqmambair.models.building import built, built_dataset, started_network
 from eqmambair.models.parameter_groups import Grouping, grouped
+from eqmambair.models.recognition import check_fit, checked_logits, distinct
 from eqmambair.models.specs import SUFFIX, LossSpec
 from eqmambair.models.teacher import Teacher, build_teacher
 
@@ -98,16 +99,12 @@ class ClassificationModel(Model):
         dataset = built_dataset(self.options, section, phase)
         if not isinstance(dataset, ClassifiedPictures):
             raise UserError(f"datasets: {section.type} has no classes; use ImageFolderDataset or TorchvisionDataset")
-        logits = getattr(self.network, "num_classes", len(dataset.classes))
-        if len(dataset.classes) != logits:
-            raise UserError(f"datasets: {section.type} has {len(dataset.classes)} classes, the network {logits} (network_g.num_classes)")
+        known = self.dataset.classes if self.dataset is not None else None
+        check_fit(self.network, self.options.network_g, section.type, dataset.classes, known)
         if phase == "train" and self.options.train is not None and self.options.train.teacher is not None and self.teacher is None:
             self.teacher = build_teacher(self.options.train.teacher, self.options, self.device)
         if self.dataset is None:
             self.dataset = dataset
-        elif self.dataset.classes != dataset.classes:
-            one, other = next(pair for pair in zip(self.dataset.classes, dataset.classes, strict=True) if pair[0] != pair[1])
-            raise UserError(f"datasets: training and validation differ in their classes ({one} and {other} have the same number)")
         return dataset
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -127,10 +124,10 @@ class ClassificationModel(Model):
         if self.distillation is not None:
             return self._distilled(network, image, label)
         if train.mixing is None:
-            loss = F.cross_entropy(network(image).float(), label, label_smoothing=train.label_smoothing)
+            loss = F.cross_entropy(self._logits(network(image)), label, label_smoothing=train.label_smoothing)
         else:
             image, target = self._mix(image, label)
-            loss = F.cross_entropy(network(image).float(), target)
+            loss = F.cross_entropy(self._logits(network(image)), target)
         return loss, {"l_class": loss}
 
     def _distilled(self, network: nn.Module, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -143,15 +140,19 @@ class ClassificationModel(Model):
         else:
             image, target = self._mix(image, label)
         output = network(image)
-        head, dist_head = output if isinstance(output, tuple) else (output, output)
+        head, dist_head = map(self._logits, output if isinstance(output, tuple) else (output, output))
         taught = None
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher(image).float()
             if taught.shape != dist_head.shape:
                 raise UserError(f"train.teacher: tells {taught.shape[1]} classes, the network {dist_head.shape[1]}")
-        loss = self.distillation(head.float(), dist_head.float(), target, taught)
+        loss = self.distillation(head, dist_head, target, taught)
         return loss, {"l_distill": loss}
+
+    def _logits(self, output: Any) -> Tensor:
+        assert self.dataset is not None
+        return checked_logits(output, 2, len(self.dataset.classes), type(self.network).__name__)
 
     def _mix(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         if self._mixing is None:
@@ -165,7 +166,7 @@ class ClassificationModel(Model):
         return mixed
 
     def validation_step(self, network: nn.Module, batch: Any, request: ValidationRequest) -> list[Record]:
-        logits, labels = network(batch["image"]).float(), batch["label"]
+        logits, labels = self._logits(network(batch["image"])), batch["label"]
         best = logits.topk(min(_TOP, logits.shape[1]), dim=1).indices
         hits = best == labels[:, None]
         losses = F.cross_entropy(logits, labels, reduction="none")
@@ -194,7 +195,7 @@ class ClassificationModel(Model):
 
         labels = torch.tensor([record.facts["label"] for record in records])
         found = torch.tensor([record.facts["found"] for record in records])
-        names = self.dataset.classes
+        names = distinct(self.dataset.classes)
         if len(names) == 1:
             return {names[0]: {"accuracy": 100.0, "f1": 100.0}}
         accuracy = multiclass_accuracy(found, labels, len(names), average=None)

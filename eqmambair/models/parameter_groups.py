@@ -9,7 +9,7 @@ from torch import nn
 from eqmambair.errors import UserError
 from eqmambair.models.base import TrainKeys
 
-#: What weight decay leaves alone. ``one_dimensional``: parameters of one dimension and biases (the published rule of VMamba);
+#: What weight decay leaves alone. ``one_dimensional``: parameters of one dimension, biases, skips of scans (the published rule of VMamba);
 #: ``dynamics``: these, and whatever else is no filter or matrix: decays, skips and step biases of scans; ``norms``: norms (by their
 #: layer's type) and nothing else (the published rule of UPerNet, which tells norms by their keys); ``nothing``: all decays.
 Exempt = Literal["one_dimensional", "dynamics", "norms", "nothing"]
@@ -54,7 +54,7 @@ def _exempt(network: nn.Module, rule: Exempt) -> Iterator[str]:
         norm = "norm" in type(module).__name__.lower()
         for name, parameter in module.named_parameters(recurse=False):
             listed = {
-                "one_dimensional": False,
+                "one_dimensional": name == "D",  # skips: one row in published files, one row a path in ours
                 "dynamics": norm or name in _DYNAMICS or parameter.ndim <= 1,
                 "norms": norm,
                 "nothing": False,

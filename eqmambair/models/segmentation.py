@@ -20,6 +20,7 @@ from eqmambair.metrics.segmentation import agreement, class_figures, set_figures
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest, ValKeys
 from eqmambair.models.building import built_dataset, started_network
 from eqmambair.models.parameter_groups import Grouping, grouped
+from eqmambair.models.recognition import check_fit, checked_logits, distinct
 from eqmambair.models.specs import SUFFIX
 
 _log = logging.getLogger("eqmambair")
@@ -97,12 +98,8 @@ class SegmentationModel(Model):
         dataset = built_dataset(self.options, section, phase)
         if not isinstance(dataset, SegmentationDataset):
             raise UserError(f"datasets: {section.type} has no labels of pixels; use SegmentationDataset")
-        logits = getattr(self.network, "num_classes", len(dataset.classes))
-        if len(dataset.classes) != logits:
-            raise UserError(f"datasets: {section.type} has {len(dataset.classes)} classes, the network {logits} (network_g.num_classes)")
-        if self.dataset is not None and self.dataset.classes != dataset.classes:
-            one, other = next(pair for pair in zip(self.dataset.classes, dataset.classes, strict=True) if pair[0] != pair[1])
-            raise UserError(f"datasets: training and validation differ in their classes ({one} and {other} have the same number)")
+        known = self.dataset.classes if self.dataset is not None else None
+        check_fit(self.network, self.options.network_g, section.type, dataset.classes, known)
         self.dataset = dataset
         return dataset
 
@@ -126,8 +123,10 @@ class SegmentationModel(Model):
             parts["l_aux"] = self.options.train.auxiliary_weight * self._loss(heads["aux"], batch["label"])
         return torch.stack(list(parts.values())).sum(), parts
 
-    def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        full = F.interpolate(logits.float(), label.shape[-2:], mode="bilinear", align_corners=False)
+    def _loss(self, output: Any, label: Tensor) -> Tensor:
+        assert self.dataset is not None
+        logits = checked_logits(output, 4, len(self.dataset.classes), type(self.network).__name__)
+        full = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=False)
         total = F.cross_entropy(full, label, ignore_index=IGNORED, reduction="sum")
         pixels = label.numel() if self.options.train.loss_average == "all" else max(int((label != IGNORED).sum()), 1)
         return total / pixels
@@ -137,7 +136,8 @@ class SegmentationModel(Model):
         resize = (int(batch["resize"][0]), int(batch["resize"][1])) if "resize" in batch else None
         protocol = protocol_from(self.options.val, resize, self.dataset)
         image, true, name = batch["image"][0], batch["label"][0], batch["path"][0]
-        found = Segmenter(network, protocol, self.device).labels(image)
+        scores = Segmenter(network, protocol, self.device).scores(image)
+        found = checked_logits(scores[None], 4, len(self.dataset.classes), type(self.network).__name__)[0].argmax(0)
         counts = agreement(found, true, len(self.dataset.classes))
         record = Record(name, set_figures(counts), facts={"counts": counts})
         if request.pictures or request.save_to is not None:
@@ -158,7 +158,7 @@ class SegmentationModel(Model):
 
     def per_class(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
         """IoU and accuracy in percent of each class that is found or true somewhere."""
-        return class_figures(_sum(records), self.dataset.classes) if records and self.dataset is not None else {}
+        return class_figures(_sum(records), distinct(self.dataset.classes)) if records and self.dataset is not None else {}
 
 
 def _sum(records: Sequence[Record]) -> np.ndarray:

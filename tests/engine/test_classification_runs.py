@@ -100,9 +100,20 @@ def test_learns_to_tell_the_sides_apart(folders: Path) -> None:
     ("changes", "message"),
     [
         ({"network_g__num_classes": 4}, "has 3 classes, the network 4"),
+        (
+            {"network_g": {"type": "VMamba", "dims": 8, "depths": [1], "in_chans": 1, "num_classes": 3}},
+            "takes 1 channels, ImageFolderDataset",
+        ),
+        (
+            {"network_g": {"type": "TinySegmenter", "num_classes": 3}, "train__mixing": ...},
+            "TinySegmenter gives a dict, not logits of shape .batch, 3.",
+        ),
         ({"datasets__train__augment": {"auto_augment": "rnd"}}, "no augmentation of timm's"),
         ({"datasets__train__augment": {"ersae": 0.2}}, "augment: ersae: unknown key"),
         ({"datasets__train__augment": {"erase": 2}}, "augment: erase:"),
+        ({"datasets__train__augment": {"area": [1.0, 0.1]}}, "augment: area: .*positive and in order"),
+        ({"datasets__train__augment": {"area": [0.1, 2.0]}}, "augment: area: .*at most 1"),
+        ({"datasets__train__augment": {"aspect": [0.0, 1.0]}}, "augment: aspect: .*positive and in order"),
         ({"datasets__train__batch_size_per_gpu": 3}, "mixing needs an even batch"),
         ({"val__metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}}, "are always measured"),
         ({"datasets__val__dataroot": "nowhere"}, "nowhere: no such folder"),

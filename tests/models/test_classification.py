@@ -67,6 +67,17 @@ def test_figures_are_those_of_torchmetrics(tmp_path: Path, batch: dict[str, Any]
     assert [list(record.pictures) for record in records] == [["picture"], [], [], []]
 
 
+def test_classes_of_one_name_keep_figures_of_their_own(tmp_path: Path) -> None:
+    """ImageNet has two cranes, the bird and the machine."""
+    model = _model(tmp_path)
+    assert model.dataset is not None
+    model.dataset.classes = ["crane", "fox", "crane"]
+    found = [(0, 0), (1, 1), (2, 0)]
+    records = [Record("x", {"top1": 100.0 * (a == b)}, facts={"label": a, "found": b}) for a, b in found]
+    assert {name: values["accuracy"] for name, values in model.per_class(records).items()} == {"crane (0)": 100, "fox": 100, "crane (2)": 0}
+    assert model.summarise(records)["mean_class"] == pytest.approx(200 / 3)
+
+
 def test_classes_that_do_not_occur_have_no_figures(tmp_path: Path) -> None:
     model = _model(tmp_path)
     records = [Record(str(n), {"top1": 0.0}, facts={"label": n, "found": 0}) for n in (0, 1)]
@@ -82,16 +93,17 @@ class Parts(nn.Module):
         self.linear = nn.Linear(2, 3)
         self.norm = nn.LayerNorm(3)
         self.A_log = nn.Parameter(torch.zeros(3, 1))
+        self.D = nn.Parameter(torch.ones(2, 3))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {"stem": "^linear", "blocks": [("^norm|^A_log", (0,))]}
+        return {"stem": "^linear", "blocks": [("^norm|^A_log|^D", (0,))]}
 
 
 @pytest.mark.parametrize(
     ("rule", "exempt"),
     [
-        ("one_dimensional", {"linear.bias", "norm.weight", "norm.bias"}),
-        ("dynamics", {"linear.bias", "norm.weight", "norm.bias", "A_log"}),
+        ("one_dimensional", {"linear.bias", "norm.weight", "norm.bias", "D"}),
+        ("dynamics", {"linear.bias", "norm.weight", "norm.bias", "A_log", "D"}),
         ("norms", {"norm.weight", "norm.bias"}),
         ("nothing", set()),
     ],

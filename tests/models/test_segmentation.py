@@ -16,7 +16,9 @@ def _model(root: Path, **changes: Any) -> SegmentationModel:
     for split in ("train", "val"):
         make_labelled_pictures(root, split, 3)
     options, _ = load_options(write(root, segmentation_options(root, **changes)))
-    return SegmentationModel(options, torch.device("cpu"))
+    model = SegmentationModel(options, torch.device("cpu"))
+    model.build_dataset(options.datasets["train"], "train")
+    return model
 
 
 @pytest.fixture
