@@ -61,7 +61,9 @@ class PathOptions(Section):
 
     pretrain_network_g: str | None = Field(None, description="weights to start from (ours or official)")
     param_key_g: str | None = Field(None, description="params, params_ema, ...; the best one present if absent")
-    pretrain_backbone: str | None = Field(None, description="weights of a classifier for the backbone of a dense-prediction network")
+    pretrain_backbone: str | None = Field(
+        None, description="weights for the backbone of a dense-prediction network: a classifier's, or those of such a network"
+    )
     strict_load_g: bool = Field(True, description="every key and shape must fit; false: load what fits (x3 from x2)")
     resume_state: str | None = Field(None, description="folder of a training state to go on from")
     experiments_root: str = Field("experiments", description="folder of all runs")

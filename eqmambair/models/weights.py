@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from eqmambair.checkpoints import load_weights
+from eqmambair.checkpoints import load_weights, read_state
 from eqmambair.errors import UserError
 
 _log = logging.getLogger("eqmambair")
@@ -16,6 +16,7 @@ _log = logging.getLogger("eqmambair")
 def start_from(network: nn.Module, options: Any) -> None:
     """Load ``path.pretrain_backbone`` into the network's backbone and ``path.pretrain_network_g`` into all of it, where they are given.
 
+    The former may be a classifier's weights, or those of another network on such a backbone, of which that part is taken.
     The first is left out where the second replaces all that it would give.
 
     Raises:
@@ -27,15 +28,22 @@ def start_from(network: nn.Module, options: Any) -> None:
         backbone = getattr(network, "backbone", None)
         if not isinstance(backbone, nn.Module):
             raise UserError(f"path.pretrain_backbone: {type(network).__name__} has no backbone; use path.pretrain_network_g")
-        report = load_weights(backbone, _file(options, "pretrain_backbone"), strict=False, param_key=key)
+        file = _file(options, "pretrain_backbone")
+        report = load_weights(backbone, _backbone_part(read_state(file, key)[0]), strict=False, source=str(file))
         fresh = tuple(getattr(backbone, "fresh_as_backbone", set)())
         report = replace(report, missing=[name for name in report.missing if not name.startswith(fresh)])
-        if report.missing or report.mismatched:  # what is left over is the classifier
+        if report.missing or report.mismatched:  # what is left over is the classifier, or norms of the network that stood on it
             raise UserError(f"path.pretrain_backbone: {report}; the backbone is {type(backbone).__name__}")
         _log.info("backbone: %s", report)
     if options.path.pretrain_network_g is not None:
         report = load_weights(network, _file(options, "pretrain_network_g"), strict=options.path.strict_load_g, param_key=key)
         _log.info("weights: %s", report)
+
+
+def _backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a dense-prediction network's weights, ours or published, hold of its backbone; a classifier's are taken whole."""
+    part = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    return part or state
 
 
 def _file(options: Any, key: str) -> Path:

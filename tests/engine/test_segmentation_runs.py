@@ -10,9 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from eqmambair.archs import build_network
+from eqmambair.checkpoints import to_official
 from eqmambair.checkpoints.files import read_card
 from eqmambair.cli import test as test_command
+from eqmambair.engine.options import load_options
 from eqmambair.errors import UserError
+from eqmambair.models import SegmentationModel
 from tests.engine.running import differences, figures, run_here, run_ranks, state
 from tests.engine.tiny_recognition import TinySegmenter, make_labelled_pictures, segmentation_options, write
 
@@ -91,6 +95,19 @@ def test_backbone_starts_from_a_classifier(folders: Path) -> None:
     torch.testing.assert_close(saved["backbone.0.weight"], donor[0].weight)
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_backbone_starts_from_that_of_another_segmentation_network(folders: Path, published: bool) -> None:
+    options = {"type": "UPerNet", "backbone": {"type": "VMamba", "dims": 8, "depths": [1, 1, 1, 1]}, "channels": 8, "aux_channels": 4}
+    donor = build_network({**options, "num_classes": 5}).state_dict()
+    torch.save({"state_dict": to_official(donor) if published else donor}, folders / "donor.pth")
+    changes = {"network_g": {**options, "num_classes": 2}, "path__pretrain_backbone": str(folders / "donor.pth")}
+    checked, _ = load_options(write(folders, segmentation_options(folders, **changes)))
+    started = SegmentationModel(checked, torch.device("cpu")).network.state_dict()
+    for key, value in started.items():
+        if key.startswith("backbone."):
+            assert torch.equal(value, donor[key]), key
+
+
 def test_testing_does_not_ask_for_the_classifier_that_training_started_from(folders: Path) -> None:
     torch.save({"params": TinySegmenter().state_dict()}, folders / "whole.pth")
     paths = {"path__pretrain_backbone": "gone.pth", "path__pretrain_network_g": str(folders / "whole.pth")}
@@ -101,6 +118,28 @@ def test_testing_does_not_ask_for_the_classifier_that_training_started_from(fold
     ("changes", "message"),
     [
         ({"network_g__num_classes": 3}, "has 2 classes, the network 3"),
+        ({"network_g": {"type": "TinyClassifier", "num_classes": 2}}, r"TinyClassifier gives a tensor of shape \(2, 2\), not logits"),
+        ({"network_g": {"type": "MambaIR", "embed_dim": 30, "depths": [1], "upscale": 1}}, r"MambaIR gives .*\(2, 3, 16, 16\), not logits"),
+        (
+            {
+                "network_g": {
+                    "type": "EQUPerNet",
+                    "backbone": {"type": "EQVMamba", "dims": 8},
+                    "num_classes": 2,
+                    "channels": 8,
+                    "aux_channels": 6,
+                    "drop_form": "published",
+                }
+            },
+            "aux_channels = 6: must be a multiple of 4",
+        ),
+        ({"datasets__train__classes": ["one"], "datasets__train__ignore": [1, 11]}, "one class: a network cannot learn"),
+        ({"datasets__train__ignore": [11, 300]}, "ignore = .11, 300.: values of 8-bit label files, 0 to 255"),
+        ({"datasets__train__resize": [0, 24]}, "resize must be positive"),
+        ({"datasets__train__std": [0.0, 1.0, 1.0]}, "mean and std need three numbers each, the latter positive"),
+        ({"datasets__train__augment": {"crop": [0, 16]}}, "augment: crop: "),
+        ({"datasets__train__augment": {"crop": [16, 16], "ratio": [0.0, 1.0]}}, "augment: ratio: .*positive and in order"),
+        ({"datasets__train__augment": {"crop": [16, 16], "ratio": [2.0, 0.5]}}, "augment: ratio: .*positive and in order"),
         ({"datasets__train__ignore": ...}, "holds .11., which are no labels of 2 classes"),
         ({"datasets__train__classes": ...}, "does not tell the classes"),
         ({"datasets__train__layout": "ade2k"}, "layout: expected .*; did you mean 'ade20k'"),
