@@ -21,11 +21,11 @@ from eqmambair.engine.schema import Options
 from eqmambair.engine.validation import Results, validate
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
+from eqmambair.inference.tiling import is_out_of_memory
 from eqmambair.models import find_model
 
 _log = logging.getLogger("eqmambair")
 _MOST_LINES = 200  # of a set whose images have a line each in the table of results
-_OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the first is younger than torch 2.4
 
 
 def train(options: Options, mode: RunMode, launcher: Launcher, warnings: Sequence[str]) -> int:
@@ -158,8 +158,8 @@ def _unforeseen(error: Exception, log: TextLog) -> UserError:
     text = " ".join(str(error).split())[:300]
     log.note(traceback.format_exc())
     where = f" (traceback in {log.path})" if log.path is not None else ""
-    if isinstance(error, _OUT_OF_MEMORY):
-        return UserError(f"the GPU's memory is exhausted: reduce batch_size_per_gpu, gt_size or val.tile{where}")
+    if is_out_of_memory(error):
+        return UserError(f"memory is exhausted: reduce batch_size_per_gpu, gt_size or val.tile{where}")
     if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text or "Connection reset by peer" in text:
         return UserError(f"another process of the run has ended{where}: {text}")
     return UserError(f"{type(error).__name__}: {text or 'no message'}{where}")

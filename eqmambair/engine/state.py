@@ -120,6 +120,8 @@ def apply(place: Path, state: dict[str, Any], stepper: Stepper, ranks: Ranks) ->
     for group, rate, values in zip(stepper.optimizer.param_groups, rates, given, strict=True):
         group["base_lr"] = rate
         group.update(values)
+        for parameter in group["params"] if group.get("momentum") else ():  # new with these options: begins at zero
+            stepper.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
     return Progress(**state["progress"])
 
 

@@ -1,5 +1,6 @@
 """Option files in the layout that basicsr's heirs publish: every key of theirs is taken, or warned about."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,6 @@ def test_slurm_tells_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     distributed._environment_from_slurm(29511)
-    import os
 
     assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["3", "4", "1"]
 
@@ -259,6 +259,32 @@ def test_slurm_without_srun_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     options, _ = read(tmp_path, SUPER_RESOLUTION.format(model="SRModel", network=MAMBAIR))
     with pytest.raises(UserError, match="SLURM_PROCID is missing"), distributed.processes("slurm", options):
         pass
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo node7; echo node8", None),
+        ("true", "scontrol names no host; set MASTER_ADDR"),
+        ("exit 1", "scontrol does not tell the first host"),
+    ],
+)
+def test_slurm_asks_scontrol_for_the_first_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, message: str | None) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken away again
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    if message:
+        with pytest.raises(UserError, match=message):
+            distributed._environment_from_slurm(None)
+    else:
+        distributed._environment_from_slurm(None)
+        assert os.environ["MASTER_ADDR"] == "node7"
 
 
 def read(folder: Path, text: str) -> tuple[Options, list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eqmambair.engine.interrupts import INTERRUPTED
 from eqmambair.errors import UserError
@@ -150,6 +151,24 @@ def test_changed_optimizer_arguments_and_precision_are_applied_on_request(pictur
     group = saved["optimizer"]["param_groups"][0]
     assert (tuple(group["betas"]), group["weight_decay"], group["foreach"]) == ((0.9, 0.999), 0, False)
     assert saved["scaler"]
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "SGD"])
+def test_momentum_that_is_new_begins_at_zero(pictures: Path, name: str) -> None:
+    run_here(write_options(pictures, train__optim_g={"type": name, "lr": 1e-3}, train__total_iter=5))
+    file = write_options(pictures, train__optim_g={"type": name, "lr": 1e-3, "momentum": 0.9})
+    assert run_here(file, auto_resume=True, accept_changes=True) == 0
+    saved = state(pictures / "experiments" / "tiny", 10)["state.pt"]["optimizer"]
+    assert all(bool(entry["momentum_buffer"].any()) for entry in saved["state"].values())
+
+
+def test_lack_of_memory_says_what_to_reduce(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("eqmambair.engine.commands.Trainer", fail)
+    with pytest.raises(UserError, match=r"memory is exhausted: reduce batch_size_per_gpu, gt_size or val\.tile"):
+        run_here(write_options(pictures))
 
 
 def test_validation_still_due_is_forgotten_where_none_is_wanted(pictures: Path) -> None:
