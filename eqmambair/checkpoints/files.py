@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqmambair.checkpoints.pickles import load_beside_frameworks
+from eqmambair.checkpoints.pickles import ForbiddenName, load_beside_frameworks
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
 
@@ -40,13 +41,10 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
         return _read_safetensors(path, param_key)
     try:
         content = _read_pickled(path)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: refused, it holds more than tensors and plain values ({reason}); save the state dict alone") from error
+    except ForbiddenName as error:
+        raise UserError(f"{path}: refused, it holds more than tensors and plain values ({error}); save the state dict alone") from error
     except Exception as error:  # whatever the damage makes of it: torch promises no particular error
-        raise UserError(
-            f"{path}: cannot be read as a weight file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
+        raise UserError(f"{path}: cannot be read as a weight file: {_damage(path, error)}; fetch or save it again") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict")
     network = content.get("network_g")
@@ -60,6 +58,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
         UserError: if the file cannot be read.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
     try:
         if path.suffix == ".safetensors":
             from safetensors import safe_open
@@ -70,8 +70,20 @@ def read_card(path: str | Path) -> dict[str, Any]:
             content = _read_pickled(path)
             card = content.get("card", {}) if isinstance(content, Mapping) else {}
     except Exception as error:  # as in read_state
-        raise UserError(f"{path}: cannot be read as a weight file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be read as a weight file: {_damage(path, error)}") from error
     return dict(card) if isinstance(card, Mapping) else {}
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that no reader takes, in a few words."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if not begins:
+        return "it is empty"
+    if begins == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return "its end is missing, it was cut off"
+    reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+    return f"it is damaged, or of another kind ({reason})"
 
 
 def _read_pickled(path: Path) -> Any:

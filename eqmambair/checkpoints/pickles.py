@@ -48,20 +48,24 @@ class Inert(dict):
         """Where the object was a list."""
 
 
+class ForbiddenName(pickle.UnpicklingError):
+    """A pickle names what is neither a tensor, nor a plain value, nor an object of a training framework."""
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in _FRAMEWORKS or name in _PARTS.get(_PYTHON_2.get(module, module), ()):
             return Inert
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise ForbiddenName(f"{module}.{name}")
 
 
 def load_beside_frameworks(path: Path) -> Any:
     """The content of a .pth file, with `Inert` for the objects of the training frameworks.
 
     Raises:
-        pickle.UnpicklingError: if it holds anything else that is no tensor and no plain value.
+        ForbiddenName: if it holds anything else that is no tensor and no plain value; other errors if the file is damaged.
     """
     reader = SimpleNamespace(Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="pickles")
     return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)

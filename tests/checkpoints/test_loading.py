@@ -150,13 +150,17 @@ def test_files_with_code_or_damage_are_refused_by_name(tmp_path, network, capsys
     text.write_text("no weights")
     good = tmp_path / "good.pth"
     torch.save(network.state_dict(), good)
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes(good.read_bytes()[:1000])
+    cut, page, old, old_cut = (tmp_path / f"{name}.pth" for name in ("cut", "page", "old", "old_cut"))
+    cut.write_bytes(good.read_bytes()[:-1000])
+    page.write_text("<!DOCTYPE html><title>404</title>")
+    torch.save(network.state_dict(), old, _use_new_zipfile_serialization=False)
+    old_cut.write_bytes(old.read_bytes()[:300])
     tensor, nested = tmp_path / "tensor.pth", tmp_path / "nested.pth"
     torch.save(torch.zeros(3), tensor)
     torch.save({"params": {"a": 3}}, nested)
     for path, message in (
-        (code, "refused"), (empty, "cannot be read"), (text, "cannot be read"), (missing, "no such"), (cut, "cannot be read"),
+        (code, r"refused.*\(__builtin__\.print\)"), (empty, "it is empty"), (text, "cannot be read"), (missing, "no such"),
+        (cut, "cut off"), (page, "damaged, or of another kind"), (old_cut, "damaged, or of another kind"),
         (tensor, "not a state dict"), (nested, "not a tensor"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message) as error:
