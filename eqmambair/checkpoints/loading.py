@@ -73,11 +73,15 @@ def load_weights(
         state = unwrap(weights, source, param_key)
     else:
         source, state = str(weights), read_state(weights, param_key)[0]
+    own = model.state_dict()
     layout = find_layout(state)
     if layout is not None:
-        state = layout.to_ours(state)
+        converted = layout.to_ours(state)
+        if len(own.keys() & state.keys()) > len(own.keys() & converted.keys()):
+            layout = None  # a foreign network under the very names that a published one has
+        else:
+            state = converted
 
-    own = model.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
         source=source,

@@ -31,7 +31,14 @@ _OLDER = (
 
 
 def newer_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under the names of the newer files."""
+    """A published state dict under the names of the newer files.
+
+    Raises:
+        UserError: it is one of the first version, which is another network.
+    """
+    first = next((key for key in state if key.endswith("downsample.reduction.weight")), None)
+    if first is not None:
+        raise UserError(f"{first}: these are weights of VMamba's first version, another network; its second one is built here")
 
     def renamed(key: str) -> str:
         for old, new in _OLDER:
