@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eqmambair.data.io import IMAGE_EXTENSIONS, Image, decode_image, list_images, read_image, to_float, write_image
 from eqmambair.errors import UserError
@@ -59,16 +60,24 @@ def upscale(image: Image, scale: int) -> Image:
     return _bicubic(image, scale, margin=8, smallest=8)
 
 
-def _bicubic(image: Image, factor: float, margin: int, smallest: int) -> Image:
+def enlarged(values: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """As `upscale` for numbers of any range, (h, w, c) float32: neither clipped nor rounded."""
+    return _resized(values, scale, margin=8, smallest=8)
+
+
+def _resized(pixels: NDArray[np.float32], factor: float, margin: int, smallest: int) -> NDArray[np.float32]:
     """Resize with basicsr's function; images smaller than its kernel are mirrored outwards first, as MATLAB does inside."""
     from basicsr.utils.matlab_functions import imresize
 
-    padded = min(image.shape[:2]) < smallest
-    pixels = to_float(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric") if padded else image)
-    resized = imresize(pixels, factor)
-    if padded:
-        inner = round(margin * factor)
-        resized = resized[inner:-inner, inner:-inner]
+    if min(pixels.shape[:2]) >= smallest:
+        return np.asarray(imresize(pixels, factor))
+    inner = round(margin * factor)
+    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+    return np.asarray(imresize(padded, factor))[inner:-inner, inner:-inner]
+
+
+def _bicubic(image: Image, factor: float, margin: int, smallest: int) -> Image:
+    resized = _resized(to_float(image), factor, margin, smallest)
     largest = np.iinfo(image.dtype).max
     return np.rint(np.clip(resized, 0, 1) * np.float32(largest)).astype(image.dtype)
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from eqmambair.data.io import Image, to_float
-from eqmambair.data.prepare import upscale
+from eqmambair.data.prepare import enlarged, upscale
 from eqmambair.errors import UserError
+from eqmambair.export import OnnxNetwork
 from eqmambair.inference.networks import Trained
 from eqmambair.inference.tiling import MEMORY_ERRORS, Network, Progress, is_out_of_memory, official_tiled, self_ensemble, tiled
 from eqmambair.layers.fold import fold
@@ -46,21 +47,21 @@ class Restorer:
     """Restore pictures with a trained network.
 
     Equivariant convolutions and norms are folded into plain ones first. Gray goes through a colour network as three equal channels, and
-    comes back as their mean; colour goes through a gray network channel by channel. Alpha is enlarged by itself, with MATLAB's bicubic, and
-    is left alone at scale 1. The result has the dtype of the picture; float32 pictures are in [0, 1], but may go beyond (noise that was not
-    clipped).
+    comes back as their mean. Of colour a gray network gets the luma (Y of YCrCb, 0.299 R + 0.587 G + 0.114 B); the chroma is kept, and
+    enlarged with MATLAB's bicubic. Alpha is enlarged so by itself, and is left alone at scale 1. The result has the dtype of the picture;
+    float32 pictures are in [0, 1], but may go beyond (noise that was not clipped).
 
     Args:
         trained: the network.
         device: where it runs.
-        precision: "bf16" and "fp16" run what torch's autocast allows in half precision.
+        precision: "bf16" and "fp16" run what torch's autocast allows in half precision; an .onnx file has its own.
         tile: side of a tile in input pixels; 0 = the whole image at once; None = whole up to 256x256 pixels, tiles of 256 above.
         tile_overlap: input pixels that neighbouring tiles share at least; None = an eighth of the tile.
         tile_mode: "blend" has no seams; "official" repeats the published test program, with a grid of its own.
         ensemble: mean over the eight turned and mirrored forms of the picture; eight times slower.
 
     Raises:
-        UserError: the tile or overlap is impossible.
+        UserError: the tile or overlap is impossible, or another precision is asked of an .onnx file.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Restorer:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if tile_mode not in TILE_MODES:
             raise ValueError(f"tile_mode must be one of {', '.join(TILE_MODES)}, not {tile_mode!r}")
+        if precision != "fp32" and isinstance(trained.network, OnnxNetwork):
+            raise UserError("an .onnx file has the precision that it was exported in; leave --precision out")
         if tile is not None and tile < 0:
             raise UserError(f"a tile has at least 1 pixel a side (0 = no tiles), not {tile}")
         if tile_overlap is not None and not 0 <= tile_overlap < (tile or AUTOMATIC_TILE):
@@ -109,15 +112,17 @@ class Restorer:
         pixels = image[:, :, : min(channels, 3)]
         colours = torch.from_numpy(pixels if image.dtype == np.float32 else to_float(pixels)).permute(2, 0, 1)
         if self.channels == 1:
-            batch = colours[:, None]  # channel by channel
+            batch = _luma(colours)[None]
         elif self.channels == 3:
             batch = colours.expand(3, -1, -1)[None]
         else:
             raise UserError(f"the network takes {self.channels} channels; pictures have 1 or 3")
-        restored = self.restore_tensor(batch, progress)
-        restored = restored[:, 0] if self.channels == 1 else restored[0]
+        restored = self.restore_tensor(batch, progress)[0]
         if colours.shape[0] == 1:
             restored = restored.mean(0, keepdim=True)
+        elif self.channels == 1:
+            chroma = (colours - _luma(colours)).permute(1, 2, 0).numpy()  # differences to the luma, whose own luma is 0
+            restored = restored + torch.from_numpy(enlarged(chroma, self.scale) if self.scale > 1 else chroma).permute(2, 0, 1)
         clamped = restored.clamp(0, 1).permute(1, 2, 0)
         if image.dtype == np.float32:
             return clamped.numpy()
@@ -154,3 +159,10 @@ class Restorer:
             return self._folded(batch)
         with torch.autocast(self.device.type, self._dtype):
             return self._folded(batch).float()
+
+
+def _luma(colours: Tensor) -> Tensor:
+    """(1 or 3, h, w) -> (1, h, w); gray is its own."""
+    if colours.shape[0] == 1:
+        return colours
+    return (colours * colours.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)

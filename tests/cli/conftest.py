@@ -34,3 +34,9 @@ def weights_x3(tmp_path_factory):
 def weights_gray(tmp_path_factory):
     """One channel, same size."""
     return _saved(tmp_path_factory.mktemp("w"), "gray", type="MambaIR", upsampler="", in_chans=1)
+
+
+@pytest.fixture(scope="session")
+def weights_gray_x3(tmp_path_factory):
+    """One channel, x3."""
+    return _saved(tmp_path_factory.mktemp("w"), "gray_x3", type="MambaIR", upsampler="pixelshuffledirect", upscale=3, in_chans=1)

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.utils.matlab_functions import imresize
 
 import eqmambair
 from eqmambair.cli import _network, inference
@@ -70,13 +72,24 @@ def test_gray_goes_through_a_colour_network_and_stays_gray(tmp_path, weights_x2)
     assert np.abs(found[:, :, 0] - wanted).max() <= 1.5
 
 
-def test_colour_goes_through_a_gray_network_channel_by_channel(tmp_path, weights_gray):
-    image = picture()
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("size", [(24, 17), (3, 5)])
+def test_of_colour_a_gray_network_gets_the_luma(tmp_path, weights_gray, weights_gray_x3, scale, size):
+    """By OpenCV: to YCrCb, the network on Y, bicubic on Cr and Cb, and back; luma and chroma are neither clipped nor rounded between."""
+    weights, image = weights_gray if scale == 1 else weights_gray_x3, picture(*size) // 2 + 64
     write_image(tmp_path / "a.png", image)
-    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights_gray)
+    command(tmp_path / "a.png", "-o", tmp_path / "out", "-w", weights)
+    parts = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2YCrCb)
+    with torch.no_grad():
+        luma = networks.load_trained(weights).network(torch.from_numpy(parts[None, None, :, :, 0].copy()))[0, 0].numpy()
+    chroma = parts[:, :, 1:]
+    if scale > 1:
+        around = np.pad(chroma, ((8, 8), (8, 8), (0, 0)), mode="symmetric")
+        chroma = imresize(around, scale)[8 * scale : -8 * scale, 8 * scale : -8 * scale]
+    wanted = cv2.cvtColor(np.dstack([luma, chroma]).astype(np.float32), cv2.COLOR_YCrCb2RGB).clip(0, 1) * 255
     found = read_image(tmp_path / "out/a.png")
-    for channel in range(3):
-        assert np.abs(found[:, :, channel] - by_hand(weights_gray, image[:, :, channel : channel + 1])[:, :, 0]).max() <= 1
+    assert found.shape == (scale * size[0], scale * size[1], 3)
+    assert np.abs(found - wanted).max() <= 1.2  # of rounding, and of OpenCV's three digits for the weights of YCrCb
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
