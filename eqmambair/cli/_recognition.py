@@ -1,6 +1,7 @@
 """What the commands of recognition share: networks with the cards of their weights, pictures, and the files to write."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,16 @@ def pictures_in(inputs: list[Path], recursive: bool) -> list[tuple[Path, Path]]:
         else:
             raise UserError(f"{path}: no such file or folder")
     return found
+
+
+def places_of_results(pictures: list[tuple[Path, Path]], folder: Path) -> list[Path]:
+    """Where each picture's results go: its place in a folder, without ending.
+
+    Raises:
+        UserError: two have the same.
+    """
+    targets = [folder / place.with_suffix("") for _, place in pictures]
+    twice = [target for target, count in Counter(targets).items() if count > 1]
+    if twice:
+        raise UserError(f"{len(twice)} results would have the name of another, such as {min(twice)}; give the folders one by one")
+    return targets

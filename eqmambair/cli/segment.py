@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from eqmambair.cli._network import add_network_arguments
-from eqmambair.cli._recognition import class_names, pictures_in, recognition_network
+from eqmambair.cli._recognition import class_names, pictures_in, places_of_results, recognition_network
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import at_least, share
 from eqmambair.data.io import write_image
@@ -24,10 +24,7 @@ def main(argv: list[str]) -> int:
     """Write labels and overlays; returns 1 where a picture could not be read."""
     args = _parser().parse_args(argv)
     pictures = pictures_in(args.inputs, args.recursive)
-    targets = [args.output / place.with_suffix("") for _, place in pictures]
-    twice = {target for target in targets if targets.count(target) > 1}
-    if twice:
-        raise UserError(f"{len(twice)} results would have the name of another, such as {min(twice)}; give the folders one by one")
+    targets = places_of_results(pictures, args.output)
     network, card, device = recognition_network(args)
     segmenter = Segmenter(network, _protocol(args, card), device)
     count = segmenter.classes()

@@ -143,6 +143,17 @@ def mask_tools() -> Any:
     return mask
 
 
+def listed(file: Path) -> tuple[dict[str, int | str], dict[int, str]]:
+    """What an annotation file calls its pictures, file name -> id, and its classes, id -> name, in the order of the labels.
+
+    Raises:
+        UserError: it is missing or not in COCO's form.
+    """
+    content = _read(file)
+    categories = sorted(content["categories"], key=lambda each: each["id"])
+    return {each["file_name"]: each["id"] for each in content["images"]}, {each["id"]: str(each["name"]) for each in categories}
+
+
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The content of an annotation file, with what every entry must have."""
     needed = {

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from eqmambair.data.coco import CocoDataset, mask_tools
 from eqmambair.data.io import write_image
 from eqmambair.errors import UserError
+from eqmambair.inference.detection import Found
 from eqmambair.metrics.detection import Things, average_precision, run_lengths
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
 from eqmambair.models.building import built_dataset, started_network
@@ -95,14 +94,16 @@ class DetectionModel(Model):
     def validation_step(self, network: nn.Module, batch: Any, request: ValidationRequest) -> list[Record]:
         records = []
         for index, (output, name) in enumerate(zip(network(batch["image"]), batch["path"], strict=True)):
-            masks = output["masks"][:, 0] > 0.5
-            found = Things(output["boxes"].float().cpu(), output["labels"].cpu(), run_lengths(masks), output["scores"].float().cpu())
+            every = Found.of(output)
+            found = Things(every.boxes, every.labels, run_lengths(every.masks), every.scores)
             target = {key: value.cpu() for key, value in batch["target"][index].items()}
             true = Things(target["boxes"], target["labels"], run_lengths(target["masks"]), crowd=target["crowd"], area=target["area"])
-            sure = output["scores"] >= _SHOWN
-            record = Record(name, {"things": len(true.labels), "found": int(sure.sum())}, facts={"found": found, "true": true})
+            sure = Found.of(output, _SHOWN)
+            record = Record(name, {"things": len(true.labels), "found": len(sure.labels)}, facts={"found": found, "true": true})
             if index < request.pictures or request.save_to is not None:
-                picture = self._drawn(batch["image"][index], {key: value[sure] for key, value in output.items()}, masks[sure])
+                assert self.dataset is not None
+                pixels = (batch["image"][index].clamp(0, 1) * 255).round().to(torch.uint8)
+                picture = sure.drawn(pixels, self.dataset.classes)
                 if index < request.pictures:
                     record.pictures["found"] = picture
                 if request.save_to is not None:
@@ -125,16 +126,6 @@ class DetectionModel(Model):
             self._measured = records, average_precision(found, true, self.dataset.classes)
         figures: tuple[dict[str, float], dict[str, dict[str, float]]] = self._measured[1]
         return figures
-
-    def _drawn(self, image: Tensor, found: dict[str, Tensor], masks: Tensor) -> np.ndarray:
-        """The picture with what was found in it: masks, boxes, names and scores; (h, w, 3) uint8."""
-        assert self.dataset is not None
-        picture = (image.cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-        names = [f"{self.dataset.classes[label - 1]} {score:.2f}" for label, score in zip(found["labels"], found["scores"], strict=True)]
-        if names:
-            picture = draw_segmentation_masks(picture, masks.cpu(), alpha=0.5)
-            picture = draw_bounding_boxes(picture, found["boxes"].cpu(), names)
-        return picture.permute(1, 2, 0).numpy()
 
 
 MODEL_REGISTRY._do_register("DetectionModel", DetectionModel, SUFFIX)

@@ -73,7 +73,7 @@ def test_validation_counts_draws_and_measures(pasted: Path, tmp_path: Path) -> N
     request = ValidationRequest("pasted", save_to=tmp_path, pictures=1)
     records = found.validation_step(found.network, samples, request)
     assert [record.name for record in records] == ["00000.png", "00001.png"]
-    assert records[0].pictures["found"].shape == (64, 80, 3)
+    assert records[0].pictures["found"].shape == (256, 320, 3)  # enlarged, so that names can be read
     assert not records[1].pictures
     assert {path.name for path in tmp_path.glob("*.png")} == {"00000.png", "00001.png"}
     figures = found.summarise(records)
