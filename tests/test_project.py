@@ -23,16 +23,19 @@ BELOW = {
     "checkpoints": {"ops", "groups", "layers", "archs"},
     "zoo": {"archs", "checkpoints"},
     "integrations": {"archs", "checkpoints"},
+    "export": {"ops", "layers", "archs"},
     "data": set(),
     "losses": set(),
     "metrics": set(),
-    "inference": {"ops", "groups", "layers", "archs", "checkpoints", "data", "metrics"},
-    "models": {"ops", "groups", "layers", "archs", "checkpoints", "data", "losses", "metrics", "inference"},
+    "inference": {"ops", "groups", "layers", "archs", "checkpoints", "export", "data", "metrics"},
+    "video": {"data"},
+    "models": {"ops", "groups", "layers", "archs", "checkpoints", "export", "data", "losses", "metrics", "inference"},
 }
 BELOW["engine"] = {*BELOW["models"], "models"}
 BELOW["analysis"] = {*BELOW["engine"], "engine", "zoo"}
+BELOW["demo"] = {*BELOW["inference"], "inference", "zoo"}
 BELOW["env"] = {"ops"}
-BELOW["cli"] = {*BELOW["analysis"], "analysis", "env"}
+BELOW["cli"] = {*BELOW["analysis"], "analysis", "env", "video", "demo"}
 ANYWHERE = {"errors", "files", "memory", "version", "compat"}
 
 MODULES = [path for path in sorted((ROOT / "eqmambair").rglob("*.py")) if path.name != "__main__.py"]  # which launch commands of cli

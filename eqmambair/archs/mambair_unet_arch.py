@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eqmambair.archs.mambair_arch import StateSpaceBlock
 from eqmambair.layers.kit import PlainKit
@@ -106,9 +105,13 @@ class MambaIRUNet(nn.Module):
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Extend (b, c, h, w) at the bottom and the right to multiples, by reflection (by repetition where a side is too short to reflect)."""
-    bottom, right = (-side % multiple for side in image.shape[-2:])
-    if not bottom and not right:
-        return image
-    mode = "reflect" if bottom < image.shape[-2] and right < image.shape[-1] else "replicate"
-    return F.pad(image, (0, right, 0, bottom), mode=mode)
+    """Extend (b, c, h, w) at the bottom and the right to multiples, by reflection as often as it takes.
+
+    By index, which has no case of its own for a size: one exported graph serves all.
+    """
+    for axis in (2, 3):
+        length = image.shape[axis]
+        steps = torch.arange(-(-length // multiple) * multiple, device=image.device)
+        place = torch.remainder(steps, torch.sym_max(2 * length - 2, 1))
+        image = image.index_select(axis, torch.where(place < length, place, 2 * length - 2 - place))
+    return image

@@ -10,6 +10,7 @@ from torch import nn
 from eqmambair.archs import input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.errors import UserError
+from eqmambair.export import OnnxNetwork
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ def load_trained(
     param_key: str | None = None,
     strict: bool = True,
 ) -> Trained:
-    """Build the network that a weight file belongs to and fill it.
+    """Build the network that a weight file belongs to and fill it; or take the network that an .onnx file is.
 
     Args:
-        weights: .safetensors, .pth or .pt; ours or published.
+        weights: .safetensors, .pth or .pt, ours or published; or .onnx, written by `eqmambair.export`.
         options: the ``network_g`` part of an option file. None: what the file itself says, else what its keys and shapes show.
         scale: output pixels per input pixel and side, where the network does not say it by an attribute ``upscale``.
         param_key: entry of a nested file, such as params_ema; None takes the first known one.
@@ -41,6 +42,10 @@ def load_trained(
     Raises:
         UserError: the file cannot be read, belongs to no known network, or does not fit the options.
     """
+    if Path(weights).suffix.lower() == ".onnx":
+        if options is not None or param_key is not None:
+            raise UserError(f"{weights}: an .onnx file is a whole network; leave the option file and the parameter key out")
+        return _exported(OnnxNetwork(weights))
     try:
         network, options = load_network(weights, options, param_key, strict)
     except UserError as error:
@@ -51,3 +56,9 @@ def load_trained(
     if own_scale is not None and scale is not None and own_scale != scale:
         raise UserError(f"the network enlarges by {own_scale}, but scale is {scale}")
     return Trained(network, own_scale or scale or 1, input_channels(network, options), options)
+
+
+def _exported(network: OnnxNetwork) -> Trained:
+    if network.facts["task"] != "restoration":
+        raise UserError(f"{network.name}: is a {network.options['type']}, which restores no pictures")
+    return Trained(network, int(network.facts["scale"]), int(network.facts["channels"]), network.options)

@@ -1,0 +1,93 @@
+"""A network in an .onnx file, run by onnxruntime in the place of a torch module."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eqmambair.errors import UserError
+
+#: What every key of ours in a model's metadata begins with.
+PREFIX = "eqmambair."
+
+
+def missing_packages(what: str, error: ImportError) -> UserError:
+    """The one line for a lack of the extra; ``what`` needs it."""
+    return UserError(f"{what} needs the package {error.name}; pip install 'eqmambair[onnx]'")
+
+
+class OnnxNetwork(nn.Module):
+    """Images to what the network makes of them, float32 on the CPU: (b, c, h, w) -> (b, c', s*h, s*w) or (b, classes).
+
+    It runs in as many threads as torch does, on a GPU where onnxruntime has one (which we have not tried). It has no parameters, and a
+    copy of it is itself.
+
+    Args:
+        model: an .onnx file that `export_network` wrote, or its bytes.
+        name: what errors call it; None: the file.
+
+    Attributes:
+        facts: the model's metadata, without `PREFIX`.
+
+    Raises:
+        UserError: onnxruntime is not there, the file is missing, no ONNX model, damaged, or not ours.
+    """
+
+    def __init__(self, model: str | Path | bytes, name: str | None = None) -> None:
+        super().__init__()
+        self.name = name or (str(model) if not isinstance(model, bytes) else "the model")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_packages(self.name, error) from error
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise UserError(f"{model}: no such file")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3  # errors alone
+        providers = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in onnxruntime.get_available_providers()]
+        try:
+            self.session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), settings, providers=providers)
+        except Exception as error:  # onnxruntime's own errors have no class in common but this
+            raise UserError(f"{self.name}: no ONNX model that onnxruntime can read, or damaged ({_first_line(error)})") from error
+        given = self.session.get_modelmeta().custom_metadata_map
+        self.facts = {key.removeprefix(PREFIX): value for key, value in given.items() if key.startswith(PREFIX)}
+        if not {"arch", "task", "channels", "options"} <= set(self.facts):
+            raise UserError(f"{self.name}: an ONNX model, but none of ours; scripts/export_onnx.py writes them")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The ``network_g`` options that the network was built from."""
+        return dict(json.loads(self.facts["options"]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run the model.
+
+        Raises:
+            UserError: the images have another number of channels, or the network does not take this size.
+            MemoryError: memory runs out.
+        """
+        if images.shape[1] != int(self.facts["channels"]):
+            raise UserError(f"{self.name}: takes {self.facts['channels']} channels, not {images.shape[1]}")
+        dtype = torch.float16 if self.facts["precision"] == "float16" else torch.float32
+        feed = {self.session.get_inputs()[0].name: images.detach().to("cpu", dtype).contiguous().numpy()}
+        try:
+            (result,) = self.session.run(None, feed)
+        except Exception as error:  # as above
+            if "llocate memory" in str(error) or "bad_alloc" in str(error):
+                raise MemoryError(str(error)) from error
+            height, width = images.shape[-2:]
+            raise UserError(f"{self.name}: cannot take pictures of {height}x{width} pixels ({_first_line(error)})") from error
+        return torch.from_numpy(result).float()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxNetwork":
+        return self
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,155 @@
+"""Write a network as an ONNX file that has been compared with torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eqmambair.archs.classifier import Classifier
+from eqmambair.errors import UserError
+from eqmambair.export.session import PREFIX, OnnxNetwork, missing_packages
+from eqmambair.files import replace_file
+from eqmambair.version import __version__
+
+#: Networks that restore pictures, and networks that classify them, by the names of their classes.
+RESTORERS = ("EQMambaIR", "MambaIR", "MambaIRUNet", "MambaIRv2", "MambaIRv2Light")
+CLASSIFIERS = ("VMamba", "EQVMamba", "GroupMamba", "V2M", "V2MPyramid")
+
+#: The largest difference from torch in float32 with which a file is written, and that of float16 (in parts of the largest output above 1).
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        differences: the largest difference from torch at each (height, width) that was compared.
+    """
+
+    path: Path
+    bytes: int
+    differences: dict[tuple[int, int], float]
+
+
+def export_network(
+    network: nn.Module, options: Mapping[str, Any], path: str | Path, *, half: bool = False, card: Mapping[str, Any] | None = None
+) -> Exported:
+    """Export a network, compare it with torch at a square, an oblong and an odd size, and write it if they agree.
+
+    The file has one input, ``image`` (batch, channels, height, width), with batch, height and width free, and one output, ``restored`` or
+    ``logits``; float32, or float16 with `half`, where the scans' state and parameters stay float32. It holds standard operators of opset
+    18 alone. What it is stands in its metadata under keys that begin with ``eqmambair.``.
+
+    Args:
+        network: one of `RESTORERS` or `CLASSIFIERS`; left as it is.
+        options: the ``network_g`` options that it was built from.
+        path: ends in .onnx; an older file is replaced.
+        half: whether to write float16.
+        card: what the weights say of themselves (names of classes, preprocessing); goes into the metadata.
+
+    Returns:
+        What was written and how far it is from torch.
+
+    Raises:
+        UserError: the network is of a kind that is not exported, the packages are missing, the file cannot be written, or the exported
+            network differs from torch by more than `TOLERANCE`. Nothing is written then.
+    """
+    path = Path(path)
+    arch = str(options["type"])
+    _check_path(path)
+    _check_network(network, options)
+    try:
+        from eqmambair.export.graph import folded_copy, onnx_graph
+    except ImportError as error:
+        raise missing_packages("exporting", error) from error
+    restores = arch in RESTORERS
+    precision = "float16" if half else "float32"
+    channels = int(network.in_chans)  # type: ignore[arg-type]
+    unit = _unit(network)
+    plain = folded_copy(network, half)
+    example = torch.rand(2, channels, 5 * unit, 3 * unit).to(torch.float16 if half else torch.float32)
+    try:
+        model = onnx_graph(plain, example, ("image", "restored" if restores else "logits"))
+    except Exception as error:  # torch's exporter promises no particular error
+        raise UserError(f"{arch}: torch's exporter cannot trace it ({' '.join(str(error).split())[:200]})") from error
+    written = json.dumps(dict(options), sort_keys=True)
+    facts = {
+        "version": __version__,
+        "arch": arch,
+        "task": "restoration" if restores else "classification",
+        "channels": str(channels),
+        "precision": precision,
+        "options": written,
+        "options_sha256": hashlib.sha256(written.encode()).hexdigest(),
+    }
+    if restores:
+        facts["scale"] = str(network.upscale)
+    if card:
+        facts["card"] = json.dumps(dict(card))
+    for key, value in facts.items():
+        model.metadata_props.add(key=PREFIX + key, value=value)
+    model.producer_name, model.producer_version = "eqmambair", __version__
+    content = model.SerializeToString()
+    differences = _compare(OnnxNetwork(content, str(path)), network, channels, unit, precision)
+    replace_file(path, content)
+    return Exported(path, len(content), differences)
+
+
+def _compare(exported: OnnxNetwork, network: nn.Module, channels: int, unit: int, precision: str) -> dict[tuple[int, int], float]:
+    """The largest difference at each size; raises `UserError` if one is above the tolerance."""
+    differences = {}
+    draw = torch.Generator().manual_seed(0)
+    network = network.eval()
+    for height, width in ((3 * unit, 3 * unit), (2 * unit, 5 * unit), (3 * unit + 5, 4 * unit - 1)):
+        images = torch.rand(1, channels, height, width, generator=draw)
+        with torch.inference_mode():
+            expected: Tensor = network(images)
+        result = exported(images)
+        if result.shape != expected.shape:
+            raise UserError(f"{exported.name}: not written; {height}x{width} gives {tuple(result.shape)}, in torch {tuple(expected.shape)}")
+        difference = float((result - expected).abs().max())
+        allowed = TOLERANCE[precision] * (max(1.0, float(expected.abs().max())) if precision == "float16" else 1.0)
+        if not difference <= allowed:
+            raise UserError(
+                f"{exported.name}: not written; at {height}x{width} it differs from torch by {difference:.1e}, {allowed:.0e} is allowed"
+            )
+        differences[height, width] = difference
+    return differences
+
+
+def _check_path(path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise UserError(f"{path}: networks are written as .onnx")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder for {path.name}")
+
+
+def _check_network(network: nn.Module, options: Mapping[str, Any]) -> None:
+    arch = options["type"]
+    if arch == "SpectralVMamba":
+        raise UserError(f"{arch}: its visiting order comes from an eigen-solver, which no ONNX operator is; run it in torch")
+    if arch not in (*RESTORERS, *CLASSIFIERS):
+        raise UserError(f"{arch}: is not exported; these are: {', '.join((*RESTORERS, *CLASSIFIERS))}")
+    if isinstance(network, Classifier) and (not network.num_classes or options.get("out_indices")):
+        raise UserError(f"{arch}: this one has no head (num_classes, out_indices); whole classifiers are exported")
+    if options.get("eval_routing") == "gumbel":
+        raise UserError(f"{arch}: eval_routing is gumbel, which draws noise at every run; export with eval_routing: argmax")
+    if options.get("shift_single_window") is False:
+        raise UserError(f"{arch}: shift_single_window: false treats maps of one window apart; a file has one graph for all sizes")
+    if options.get("layout") == "released":
+        raise UserError(f"{arch}: the layout 'released' exists on square maps only; a file has its height and width free")
+
+
+def _unit(network: nn.Module) -> int:
+    """Pixels by which the sizes are chosen that a network is traced and compared at: more than a window, several patches."""
+    if isinstance(network, Classifier):
+        return max(32, int(getattr(network, "patch_size", 1)))
+    return max(16, int(getattr(network, "window_size", 1)))
