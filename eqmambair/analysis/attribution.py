@@ -4,13 +4,18 @@ Source: Gu and Dong, "Interpreting Super-Resolution Networks with Local Attribut
 detector, along a path from a blurred input to the input.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from eqmambair.errors import UserError
+from eqmambair.layers.attentive_scan import PromptRouter
+
+RouterGradient = Literal["straight_through", "none"]
 
 _UNDER_ROOT = 1e-12  # the root of the detector has no derivative at 0
 _FLOOR = 1e-7  # added to the map, over its largest value, before its Gini index
@@ -33,12 +38,15 @@ class Attribution:
         gini: inequality of the map: 0 where all pixels count alike, 1 - 1/(h w) where one counts alone.
         total: sum of the attributions of all pixels and channels.
         expected: the detector's value of the input less that of the blurred input, which ``total`` approaches with more steps.
+        category_changes: share of the tokens, over all steps and routers, whose category changes from one point of the path to the next:
+            jumps that gradients do not see. None for a network without routers.
     """
 
     map: Tensor
     gini: float
     total: float
     expected: float
+    category_changes: float | None = None
 
     @property
     def diffusion_index(self) -> float:
@@ -47,12 +55,19 @@ class Attribution:
 
 
 def local_attribution(
-    model: nn.Module, image: Tensor, box: Box, *, steps: int = 50, kernel_size: int = 9, sigma: float = 1.2
+    model: nn.Module,
+    image: Tensor,
+    box: Box,
+    *,
+    steps: int = 50,
+    kernel_size: int = 9,
+    sigma: float = 1.2,
+    router_gradient: RouterGradient = "straight_through",
 ) -> Attribution:
     """Attribute the gradients in a square of the output to the input pixels.
 
-    The derivatives are those that the network's backward pass gives. A network must give the same output for the same input: MambaIRv2 with
-    its default routing does.
+    The derivatives are those that the network's backward pass gives. Networks that route (MambaIRv2) do so without noise meanwhile,
+    whatever they do otherwise: with noise each point of the path would go through another function.
 
     Args:
         model: maps images (1, c, h, w) to images of a multiple of their size; its mode is restored.
@@ -61,35 +76,76 @@ def local_attribution(
         steps: points of the path, each one forward and backward pass.
         kernel_size: side of the blurring kernel, odd.
         sigma: of the blur at the start of the path, input pixels; it falls to 0 in equal steps.
+        router_gradient: ``straight_through`` goes through the routers as training does; ``none`` is the true derivative almost everywhere,
+            in which a category does not move.
 
     Raises:
-        UserError: the square lies outside the output, the picture is smaller than the kernel, or a gradient is no number.
+        UserError: the square lies outside the output, the picture is smaller than the kernel, the router gradient is unknown, or a gradient
+            is no number.
     """
     if min(image.shape[-2:]) <= kernel_size // 2:
         raise UserError(f"an input of {image.shape[-1]}x{image.shape[-2]} is too small for a blur of {kernel_size}x{kernel_size} pixels")
     if kernel_size % 2 == 0 or steps < 1 or not sigma > 0:
         raise UserError(f"the kernel is odd, sigma positive and there is a step; found {kernel_size}, {sigma} and {steps}")
+    if router_gradient not in get_args(RouterGradient):
+        raise UserError(f"router_gradient: {router_gradient!r} is not known; choose 'straight_through' or 'none'")
     training = model.training
     model.eval()
-    try:
-        baseline = blurred(image, kernel_size, sigma)
-        start = _detect(model, baseline, box)
-        before = baseline
-        total = torch.zeros_like(image, dtype=torch.float64)
-        end = start
-        for step in range(1, steps + 1):
-            point = image if step == steps else blurred(image, kernel_size, sigma * (1 - step / steps))
-            at = point.detach().clone().requires_grad_()
-            end = _detect(model, at, box)
-            (gradient,) = torch.autograd.grad(end, at)
-            total += gradient.double() * (point - before).double()
-            before = point
-    finally:
-        model.train(training)
+    with _watched_routers(model, router_gradient == "straight_through") as routes:
+        try:
+            return _integrated(model, image, box, steps, kernel_size, sigma, routes)
+        finally:
+            model.train(training)
+
+
+def _integrated(model: nn.Module, image: Tensor, box: Box, steps: int, kernel_size: int, sigma: float, routes: list[Tensor]) -> Attribution:
+    before = blurred(image, kernel_size, sigma)
+    with torch.no_grad():
+        start = end = _detect(model, before, box)
+    categories = _collected(routes)
+    changed = compared = 0
+    total = torch.zeros_like(image, dtype=torch.float64)
+    for step in range(1, steps + 1):
+        point = image if step == steps else blurred(image, kernel_size, sigma * (1 - step / steps))
+        at = point.detach().clone().requires_grad_()
+        end = _detect(model, at, box)
+        last, categories = categories, _collected(routes)
+        (gradient,) = torch.autograd.grad(end, at)
+        routes.clear()  # a network that is recomputed in the backward pass routes a second time
+        total += gradient.double() * (point - before).double()
+        before = point
+        changed += int((categories != last).sum())
+        compared += categories.numel()
     if not torch.isfinite(total).all():
         raise UserError("the network's gradients are no numbers")
     spread = total.sum(1)[0].abs().cpu()
-    return Attribution(spread, gini(spread), total.sum().item(), (end - start).item())
+    changes = changed / compared if compared else None
+    return Attribution(spread, gini(spread), total.sum().item(), (end - start).item(), changes)
+
+
+@contextmanager
+def _watched_routers(model: nn.Module, straight_through: bool) -> Iterator[list[Tensor]]:
+    """Inside, routers draw no noise, have this gradient, and add the categories of their tokens to the list that is given."""
+    seen: list[Tensor] = []
+    routers = [module for module in model.modules() if isinstance(module, PromptRouter)]
+    kept = [(router.eval_routing, router.straight_through) for router in routers]
+    hooks = [router.register_forward_hook(lambda _, __, result: seen.append(result[1].detach().flatten())) for router in routers]
+    try:
+        for router in routers:
+            router.eval_routing, router.straight_through = "argmax", straight_through
+        yield seen
+    finally:
+        for router, (routing, gradient) in zip(routers, kept, strict=True):
+            router.eval_routing, router.straight_through = routing, gradient
+        for hook in hooks:
+            hook.remove()
+
+
+def _collected(seen: list[Tensor]) -> Tensor:
+    """The categories of one pass, (tokens of all routers); the list is emptied."""
+    categories = torch.cat(seen) if seen else torch.empty(0, dtype=torch.int64)
+    seen.clear()
+    return categories
 
 
 def _detect(model: nn.Module, image: Tensor, box: Box) -> Tensor:

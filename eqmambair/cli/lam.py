@@ -3,8 +3,9 @@
 import argparse
 import json
 from pathlib import Path
+from typing import get_args
 
-from eqmambair.analysis.attribution import Box, local_attribution
+from eqmambair.analysis.attribution import Box, RouterGradient, local_attribution
 from eqmambair.analysis.pictures import attribution_picture
 from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from_arguments
@@ -36,6 +37,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=whole, default=50, help="points of the path from the blurred input (default: 50)")
     parser.add_argument("--kernel", type=whole, default=9, help="side of the blur, pixels, odd (default: 9)")
     parser.add_argument("--sigma", type=float, default=1.2, help="of the blur, pixels (default: 1.2)")
+    parser.add_argument(
+        "--router_gradient", choices=get_args(RouterGradient), default="straight_through",
+        help="of MambaIRv2's routing: as in training, or none, the true derivative almost everywhere (default: straight_through)",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
     parser.add_argument(
         "--output", type=Path, default=Path("lam.png"), metavar="FILE", help="picture (default: lam.png); numbers: .json beside"
@@ -63,7 +68,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{options['type']} gives no picture; LAM is for networks that do")
     side = min(16, *output.shape[-2:])
     box = Box(*args.box) if args.box else Box((output.shape[-2] - side) // 2, (output.shape[-1] - side) // 2, side)
-    found = local_attribution(network, image, box, steps=args.steps, kernel_size=args.kernel, sigma=args.sigma)
+    found = local_attribution(
+        network, image, box, steps=args.steps, kernel_size=args.kernel, sigma=args.sigma, router_gradient=args.router_gradient
+    )
 
     report = {
         "network": options,
@@ -77,12 +84,16 @@ def main(argv: list[str]) -> None:
         "attribution_sum": found.total,
         "detector_difference": found.expected,
     }
+    if found.category_changes is not None:
+        report |= {"router_gradient": args.router_gradient, "category_changes": found.category_changes}
     replace_file(args.output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     title = f"{options['type']}, {weights.name if weights else 'untrained'}, {name.name}"
     replace_file(args.output, attribution_picture(title, image, output, box, found))
     print(f"{title}: input {image.shape[-1]}x{image.shape[-2]}, square of {box.side} at row {box.top}, column {box.left} of the output")
     print(f"diffusion index {found.diffusion_index:.3f} (Gini index {found.gini:.4f})")
     print(f"sum of the attributions {found.total:.5g}, change of the detector along the path {found.expected:.5g}")
+    if found.category_changes is not None:
+        print(f"{found.category_changes:.3%} of the tokens change their category from one step to the next")
     print(f"{args.output}, {args.output.with_suffix('.json')}")
 
 

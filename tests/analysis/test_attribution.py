@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from eqmambair import build_network
 from eqmambair.analysis.attribution import Box, blurred, gini, local_attribution
 from eqmambair.errors import UserError
+from eqmambair.layers.attentive_scan import PromptRouter
 
 
 class Shift(nn.Module):
@@ -97,3 +99,43 @@ def test_networks_that_give_no_numbers_are_named():
 
     with pytest.raises(UserError, match="no numbers"):
         local_attribution(Root(), picture(), Box(0, 0, 4), steps=2)
+
+
+def attentive(**options):
+    torch.manual_seed(0)
+    kind = {"type": "MambaIRv2Light", "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4, "num_tokens": 4, "upscale": 1}
+    network = build_network({**kind, "upsampler": "", **options})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return network
+
+
+def test_routers_pass_the_gradient_of_training_or_none():
+    """``none`` is what is left with scores that have no gradient, which a network of constant categories has by itself."""
+    network, image = attentive(), picture(8, 8)
+    trained = local_attribution(network, image, Box(2, 2, 4), steps=3)
+    true = local_attribution(network, image, Box(2, 2, 4), steps=3, router_gradient="none")
+    assert (trained.map - true.map).abs().max() > 1e-3 * true.map.max()
+    assert trained.expected == true.expected
+    assert trained.category_changes == true.category_changes
+    for router in (module for module in network.modules() if isinstance(module, PromptRouter)):
+        assert router.straight_through
+        nn.init.zeros_(router.scores.weight)
+    fixed = [local_attribution(network, image, Box(2, 2, 4), steps=3, router_gradient=each) for each in ("straight_through", "none")]
+    torch.testing.assert_close(fixed[0].map, fixed[1].map)
+    assert fixed[0].category_changes == 0
+    with pytest.raises(UserError, match="'half' is not known"):
+        local_attribution(network, image, Box(2, 2, 4), router_gradient="half")
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_routing_has_no_noise_along_the_path_and_its_changes_are_counted(recomputed):
+    quiet = local_attribution(attentive(), picture(8, 8), Box(2, 2, 4), steps=4)
+    noisy = attentive(eval_routing="gumbel", use_checkpoint=recomputed)
+    found = local_attribution(noisy, picture(8, 8), Box(2, 2, 4), steps=4)
+    torch.testing.assert_close(found.map, quiet.map)
+    assert 0 < found.category_changes < 1
+    assert found.category_changes == quiet.category_changes
+    assert all(module.eval_routing == "gumbel" for module in noisy.modules() if isinstance(module, PromptRouter))
+    assert local_attribution(nn.Identity(), picture(), Box(8, 10, 6), steps=2).category_changes is None
