@@ -1,0 +1,252 @@
+"""Networks as ONNX files give torch's numbers at every size, by the commands too; what cannot be exported is refused and not written."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from eqmambair import build_network
+from eqmambair.checkpoints import save_weights
+from eqmambair.cli import export_onnx, inference
+from eqmambair.data.io import read_image, write_image
+from eqmambair.errors import UserError
+from eqmambair.ops import selective_scan
+from tests.oracles import scan as oracle
+
+for _package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(_package, reason="needs the extra [onnx]")
+
+import onnx  # noqa: E402 (may be missing)
+import onnx.inliner  # noqa: E402
+import onnx.parser  # noqa: E402
+import onnxruntime  # noqa: E402
+
+from eqmambair.export import OnnxNetwork, export_network, writing  # noqa: E402
+from eqmambair.export.scan import ScanForm  # noqa: E402
+
+_IR = {"embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
+_LIGHT = {**_IR, "upscale": 2, "upsampler": "pixelshuffledirect"}
+_V2 = {"embed_dim": 16, "depths": [2], "d_state": 1, "num_heads": [4], "window_size": 4, "inner_rank": 4, "num_tokens": 8, "mlp_ratio": 1.0}
+_PYRAMID = {"dims": [8, 16], "depths": [1, 1], "num_classes": 5}
+NETWORKS = {
+    "eq c4": {"type": "EQMambaIR", **_LIGHT},
+    "eq d4, gray": {"type": "EQMambaIR", **_IR, "group": "d4", "in_chans": 1},
+    "plain": {"type": "MambaIR", **_IR, "upscale": 3, "upsampler": "pixelshuffle"},
+    "v2": {"type": "MambaIRv2Light", **_V2, "upscale": 2},
+    "unet": {"type": "MambaIRUNet", "dim": 30, "num_blocks": [1] * 4, "num_refinement_blocks": 1, "d_state": 1, "mlp_ratio": 1.0},
+    "vmamba": {"type": "VMamba", **_PYRAMID},
+    "v2m": {"type": "V2M", "img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "d_state": 2, "num_classes": 5},
+}
+
+
+def moved(options, seed=0):
+    """A network whose parameters are far from those that start as zeros and ones."""
+    torch.manual_seed(seed)
+    network = build_network(options).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * parameter.abs().mean() * torch.randn_like(parameter)
+    return network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_gives_torchs_numbers_for_every_batch_and_size(tmp_path, name):
+    options = NETWORKS[name]
+    network = moved(options)
+    written = export_network(network, options, tmp_path / "x.onnx")
+    assert len(written.differences) == 3
+    model = onnx.load(tmp_path / "x.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+    exported = OnnxNetwork(tmp_path / "x.onnx")
+    assert exported.options == options
+    for batch, height, width in ((3, 41, 70), (1, 33, 34)):
+        images = torch.rand(batch, network.in_chans, height, width)
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(images), network(images), rtol=0, atol=2e-5)  # rounding in float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2)])
+def test_the_smallest_pictures_are_restored_too(light_file, size):
+    network, path = light_file
+    image = torch.rand(1, 3, *size)
+    with torch.inference_mode():
+        torch.testing.assert_close(OnnxNetwork(path)(image), network(image), rtol=0, atol=2e-5)
+
+
+def test_the_output_of_an_exported_eq_network_turns_with_the_picture(light_file):
+    exported = OnnxNetwork(light_file[1])
+    image = torch.rand(1, 3, 23, 37)
+    turned = exported(image.rot90(1, (-2, -1)))
+    torch.testing.assert_close(turned, exported(image).rot90(1, (-2, -1)), rtol=0, atol=1e-5)
+    assert (turned - exported(image).rot90(-1, (-2, -1))).abs().max() > 1e-2
+
+
+def scan_session(form):
+    """onnxruntime over a model that is one selective scan."""
+    types = {"A": "float", "D": "float", "delta_bias": "float", "order": "int64"}
+    ranks = {"A": 3, "D": 2, "delta_bias": 2, "order": form.order}
+    token = "float16" if form.half else "float"
+    given = ", ".join(f"{types.get(name, token)}[{','.join('?' * ranks.get(name, 4))}] {name}" for name in form.inputs)
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 18, "eqmambair": 1]> scan ({given}) => ({token}[?,?,?,?] y)'
+        f"{{ y = eqmambair.{form.name}({', '.join(form.inputs)}) }}"
+    )
+    model.functions.append(onnx.parser.parse_function(form.function()))
+    content = onnx.inliner.inline_local_functions(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("order", "shared", "states", "softplus"), [(2, True, 3, True), (2, False, 1, True), (3, False, 2, True), (0, True, 2, False)]
+)
+def test_the_scan_is_the_definition_for_every_length_and_step(order, shared, states, softplus):
+    form = ScanForm(order, skip=softplus, bias=softplus, softplus=softplus, one_state=states == 1, half=False)
+    session = scan_session(form)
+    draw = np.random.default_rng(0)
+    for batch, length, groups, channels in ((2, 1, 2, 3), (2, 67, 2, 3), (1, 300, 4, 2)):
+
+        def normal(*shape):
+            return draw.standard_normal(shape).astype(np.float32)
+
+        values = {
+            "u": normal(batch, length, 1 if shared else groups, channels),
+            "delta": normal(batch, length, groups, channels) * 30,  # steps from nothing to ones that no state outlives
+            "A": -np.exp(normal(groups, channels, states)),
+            "B": normal(batch, length, groups, states),
+            "C": normal(batch, length, groups, states),
+            "D": normal(groups, channels),
+            "delta_bias": normal(groups, channels),
+            "order": np.stack([draw.permutation(length) for _ in range(batch * groups)]).reshape(batch, groups, length),
+        }
+        if order == 2:
+            values["order"] = values["order"][0]
+        if not softplus:
+            values["delta"] = np.abs(values["delta"])
+        given = {name: values[name] for name in form.inputs}
+        expected = oracle.selective_scan(**given, delta_softplus=softplus)
+        found = session.run(None, given)[0]
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_small_steps_keep_their_digits():
+    session = scan_session(ScanForm(2, skip=False, bias=False, softplus=True, one_state=True, half=False))
+    raw = np.linspace(-30, 20, 101, dtype=np.float32)
+    one = np.ones((101, 1, 1, 1), np.float32)
+    # a path of one token with B = C = u = 1 yields the step itself
+    given = {"u": one, "delta": raw.reshape(101, 1, 1, 1), "A": -np.ones((1, 1, 1), np.float32), "B": one, "C": one}
+    found = session.run(None, {**given, "order": np.zeros((1, 1), np.int64)})[0].reshape(-1)
+    np.testing.assert_allclose(found, np.log1p(np.exp(raw.astype(np.float64))), rtol=1e-6)
+
+
+def test_float16_tokens_are_scanned_in_float32():
+    session = scan_session(ScanForm(2, skip=False, bias=False, softplus=True, one_state=False, half=True))
+    u, delta, B, C = (torch.randn(1, 500, 2, size).half() for size in (3, 3, 2, 2))
+    A, order = -torch.rand(2, 3, 2) * 0.01, torch.stack([torch.randperm(500) for _ in range(2)])
+    expected = selective_scan(u, delta, A, B, C, order=order)
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "order": order}
+    found = session.run(None, {name: value.numpy() for name, value in given.items()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=2e-3, atol=1e-2)  # the result itself is float16
+
+
+def test_a_float16_file_takes_and_gives_float16(tmp_path):
+    network = moved(NETWORKS["eq c4"])
+    written = export_network(network, NETWORKS["eq c4"], tmp_path / "x.onnx", half=True)
+    model = onnx.load(tmp_path / "x.onnx")
+    half = onnx.TensorProto.FLOAT16
+    assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [half, half]
+    assert 0 < max(written.differences.values()) < writing.TOLERANCE["float16"]
+    assert OnnxNetwork(tmp_path / "x.onnx")(torch.rand(1, 3, 9, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "said"),
+    [
+        ({"type": "SpectralVMamba", "dims": [12], "depths": [1], "rfn_width": 4}, "x.onnx", "eigen-solver"),
+        ({"type": "MambaIRv2Light", **_V2, "eval_routing": "gumbel"}, "x.onnx", "draws noise"),
+        ({"type": "VMamba", **_PYRAMID, "num_classes": 0}, "x.onnx", "no head"),
+        ({"type": "V2M", "img_size": 32, "patch_size": 8, "embed_dim": 8, "depth": 1, "layout": "released"}, "x.onnx", "square maps only"),
+        ({"type": "MambaIR", **_LIGHT}, "x.pb", "written as .onnx"),
+        ({"type": "MambaIR", **_LIGHT}, "missing/x.onnx", "no such folder"),
+    ],
+)
+def test_what_is_not_exported_is_named(tmp_path, options, name, said):
+    with pytest.raises(UserError, match=said):
+        export_network(build_network(options).eval(), options, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def light_file(tmp_path_factory):
+    """A network, its .onnx file, and beside it the weights that the command made it from."""
+    folder = tmp_path_factory.mktemp("light")
+    network = moved(NETWORKS["eq c4"])
+    save_weights(folder / "x.safetensors", network.state_dict(), NETWORKS["eq c4"])
+    export_onnx.main(["--weights", str(folder / "x.safetensors"), "-o", str(folder / "x.onnx")])
+    return network, folder / "x.onnx"
+
+
+def test_a_file_that_differs_is_not_written(light_file, monkeypatch):
+    network, path = light_file
+    before = path.read_bytes()
+    monkeypatch.setitem(writing.TOLERANCE, "float32", 0.0)
+    monkeypatch.setattr("eqmambair.export.graph.onnx_graph", lambda *_: onnx.load(path))
+    with pytest.raises(UserError, match=r"not written; at 48x48 it differs from torch by \d"):
+        export_network(network, NETWORKS["eq c4"], path)
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir() if each.suffix not in (".onnx", ".safetensors")] == []
+
+
+def restored(tmp_path, name, *arguments):
+    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3)).astype(np.uint8)
+    write_image(tmp_path / "in.png", image)
+    assert inference.main([str(tmp_path / "in.png"), "-o", str(tmp_path / name), "--quiet", *map(str, arguments)]) == 0
+    return read_image(tmp_path / name).astype(int)
+
+
+@pytest.mark.parametrize("tiles", [(), ("--tile", 24)])
+def test_inference_takes_an_onnx_file_and_gives_the_same_picture(tmp_path, light_file, tiles):
+    path = light_file[1]
+    by_torch = restored(tmp_path, "torch.png", "--weights", path.with_suffix(".safetensors"), *tiles)
+    by_onnx = restored(tmp_path, "onnx.png", "--weights", path, *tiles)
+    assert by_onnx.shape == (80, 104, 3)
+    assert np.abs(by_onnx - by_torch).max() <= 1
+
+
+@pytest.mark.parametrize("damage", ["half", "text", "another", "gone", "classifier", "precision"])
+def test_files_that_cannot_restore_are_one_line(tmp_path, light_file, damage):
+    content = light_file[1].read_bytes()
+    path, more = tmp_path / "x.onnx", []
+    if damage == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "text":
+        path.write_text("no model")
+    elif damage != "gone":
+        model = onnx.load_from_string(content)
+        for entry in list(model.metadata_props):
+            if damage == "another":
+                model.metadata_props.remove(entry)
+            elif damage == "classifier" and entry.key == "eqmambair.task":
+                entry.value = "classification"
+        more = ["--precision", "bf16"] if damage == "precision" else []
+        path.write_bytes(model.SerializeToString())
+    said = {"gone": "no such file", "another": "none of ours", "classifier": "restores no pictures", "precision": "leave --precision out"}
+    with pytest.raises(UserError, match=said.get(damage, "no ONNX model that onnxruntime can read, or damaged")) as caught:
+        restored(tmp_path, "out.png", "--weights", path, *more)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_channels_are_named(light_file):
+    with pytest.raises(UserError, match="takes 3 channels, not 1"):
+        OnnxNetwork(light_file[1])(torch.rand(1, 1, 8, 8))
+
+
+def test_without_the_packages_one_line_says_what_to_install(tmp_path, light_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=re.escape("pip install 'eqmambair[onnx]'")):
+        OnnxNetwork(light_file[1])
+    monkeypatch.setitem(sys.modules, "eqmambair.export.graph", None)
+    with pytest.raises(UserError, match=re.escape("pip install 'eqmambair[onnx]'")):
+        export_network(light_file[0], NETWORKS["eq c4"], tmp_path / "x.onnx")
