@@ -31,12 +31,14 @@ DEPENDENCIES = [
     "matplotlib",
     "filelock",
 ]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 COMMANDS = {
     "train": "train",
     "test": "test",
     "infer": "inference",
     "classify": "classify",
     "segment": "segment",
+    "detect": "detect",
     "rotated": "rotated_benchmark",
     "labels": "prepare_labels",
     "evaluate": "evaluate",
@@ -45,7 +47,9 @@ COMMANDS = {
     "equivariance": "equivariance",
     "complexity": "complexity",
     "convert": "convert_weights",
+    "onnx": "export_onnx",
     "zoo": "zoo",
+    "demo": "demo",
     "lam": "lam",
     "erf": "erf",
 }
@@ -114,7 +118,7 @@ setup(
     package_dir={"eqmambair._csrc": "csrc"},
     package_data={
         "eqmambair._csrc": ["*.cpp", "*.h", "cpu/*", "cuda/*"],
-        "eqmambair": ["py.typed", "weights/*.safetensors", "zoo/weights.yml"],
+        "eqmambair": ["py.typed", "weights/*.safetensors", "zoo/weights.yml", "demo/page.html"],
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},
@@ -122,8 +126,11 @@ setup(
     extras_require={
         "detection": ["pycocotools"],
         "spandrel": ["spandrel>=0.4"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4"],
-        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
+        "video": ["av>=17"],
+        "demo": [],  # the page needs nothing more
+        "onnx": ONNX,
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "av>=17", *ONNX],
+        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "av>=17", *ONNX, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
     },
     entry_points={"console_scripts": [f"eqmambair-{name} = eqmambair.cli.{module}:cli" for name, module in COMMANDS.items()]},
     zip_safe=False,

@@ -66,7 +66,7 @@ def decode_image(data: bytes, name: str) -> Image:
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.shape[2] not in (1, 3, 4):
         raise UserError(f"{name}: {pixels.shape[2]} channels; 1 (gray), 3 (RGB) or 4 (RGBA) are needed")
-    return np.ascontiguousarray(_upright(pixels, orientation))
+    return np.ascontiguousarray(upright(pixels, orientation))
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
@@ -133,6 +133,17 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False, extensi
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror or error})") from error
     return sorted(found)
+
+
+def upright(pixels: Image, orientation: int) -> Image:
+    """Undo an EXIF orientation. Bits of the tag minus one, from 5 on: transposed; then left-right and top-bottom mirrors."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def _inspect(data: bytes, name: str) -> tuple[int, bool]:
@@ -255,17 +266,6 @@ def _encode_rgba_tiff(image: Image) -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, image, photometric="rgb", extrasamples=["unassalpha"], compression="zlib", metadata=None)
     return buffer.getvalue()
-
-
-def _upright(pixels: Image, orientation: int) -> Image:
-    """Undo an EXIF orientation. Bits of the tag minus one, from 5 on: transposed; then left-right and top-bottom mirrors."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
 
 
 def _reason(error: cv2.error) -> str:
