@@ -1,6 +1,7 @@
 // Layers on the CPU for torch: tensors in, raw pointers to the kernels in cpu/. The schemas stand in eqmambair/ops/{depthwise,group_linear}.py.
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -64,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const 
 class GroupLinearArguments {
  public:
   GroupLinearArguments(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows)
-      : x(x.contiguous()), transform_(transform.contiguous()), bias_(bias ? bias->contiguous() : Tensor()) {
+      : x(x.contiguous()), layer{}, transform_(transform.contiguous()), bias_(bias ? bias->contiguous() : Tensor()) {
     layer.order = static_cast<int>(transform.size(0));
     layer.blocks = static_cast<int>(rows.size());
     layer.out = weight.size(0);
@@ -151,6 +152,8 @@ class GroupLinearArguments {
     const int order = layer.order;
     matrices_.resize(numbers);
     const float* from = weight.data_ptr<float>();
+    if (order == 1) return void(std::copy_n(from, numbers, matrices_.data()));
+    if (order == 4) return read_quarter_turns(from);
     for (int64_t m = 0; m < layer.out; m++)
       for (int64_t n = 0; n < layer.in; n++, from += order) {
         float spectrum[GroupLinear::most];
@@ -177,6 +180,22 @@ class GroupLinearArguments {
       }
   }
 
+  // The same for the group of most layers, written out: a third of the time. The rows of its transform stand in group_linear.h.
+  void read_quarter_turns(const float* from) {
+    const int64_t in = layer.in, out = layer.out;
+    float *const even = matrices_.data() + layer.block[0].place, *const odd = matrices_.data() + layer.block[1].place;
+    float *const first = matrices_.data() + layer.block[2].place, *const second = first + 2 * in * out;
+    for (int64_t m = 0; m < out; m++)
+      for (int64_t n = 0; n < in; n++, from += 4) {
+        const float a = from[0] + from[2], b = from[1] + from[3], c = (from[0] - from[2]) / 2, s = (from[3] - from[1]) / 2;
+        even[m * in + n] = (a + b) / 4;
+        odd[m * in + n] = (a - b) / 4;
+        first[2 * m * in + n] = second[2 * m * in + in + n] = c;
+        first[2 * m * in + in + n] = s;
+        second[2 * m * in + n] = -s;
+      }
+  }
+
   Tensor transform_, bias_;
   std::vector<bool> rotation_;
   std::vector<float> matrices_;
@@ -188,15 +207,54 @@ std::vector<int64_t> with_last(const Tensor& x, int64_t channels) {
   return sizes;
 }
 
-Tensor group_linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows) {
-  const GroupLinearArguments arguments(x, weight, bias, transform, rows);
+Tensor run(const GroupLinearArguments& arguments) {
+  const Tensor& x = arguments.x;
   const GroupLinear& layer = arguments.layer;
   const std::vector<float> packed = arguments.packed(false);
   const Tensor y = at::empty(with_last(x, layer.order * layer.out), x.options());
   run_tasks(arguments.tasks(), kernels().linear.scratch(layer, false), [&](int64_t task, void* scratch) {
-    kernels().linear.forward(layer, packed.data(), arguments.x.data_ptr<float>(), y.data_ptr<float>(), task, scratch);
+    kernels().linear.forward(layer, packed.data(), x.data_ptr<float>(), y.data_ptr<float>(), task, scratch);
   });
   return y;
+}
+
+Tensor group_linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows) {
+  return run({x, weight, bias, transform, rows});
+}
+
+// A value for each field, or for each channel, as one for each channel.
+Tensor for_channels(const Tensor& values, int64_t channels) {
+  TORCH_CHECK_VALUE(values.dim() == 1 && values.size(0) > 0 && channels % values.size(0) == 0, "fused_linear: ", values.sizes(),
+                    " values for ", channels, " channels");
+  return values.size(0) == channels ? values.contiguous() : values.repeat({channels / values.size(0)});
+}
+
+Tensor fused_linear(const Tensor& x, const Tensor& weight, const optional<Tensor>& bias, const Tensor& transform, at::IntArrayRef rows,
+                    const optional<Tensor>& gain, const optional<Tensor>& shift, double eps, bool silu, const optional<Tensor>& gate,
+                    const optional<Tensor>& skip, const optional<Tensor>& skip_scale) {
+  GroupLinearArguments arguments(x, weight, bias, transform, rows);
+  GroupLinear& layer = arguments.layer;
+  const int64_t in = layer.order * layer.in, out = layer.order * layer.out;
+  const std::vector<int64_t> sizes = with_last(x, out);
+  std::vector<Tensor> kept;
+  const auto keep = [&](const Tensor& each) { return kept.emplace_back(each).data_ptr<float>(); };
+  const auto keep_map = [&](const optional<Tensor>& map) -> const float* {
+    if (!map) return nullptr;
+    TORCH_CHECK_VALUE(map->sizes() == sizes, "fused_linear: a map of ", map->sizes(), " for results of ", sizes);
+    return keep(map->contiguous());
+  };
+  TORCH_CHECK_VALUE(gain.has_value() == shift.has_value() && skip.has_value() == skip_scale.has_value(),
+                    "fused_linear: gain and shift, skip and skip_scale belong together");
+  if (gain) {
+    layer.gain = keep(for_channels(*gain, in));
+    layer.shift = keep(for_channels(*shift, in));
+    layer.eps = static_cast<float>(eps);
+  }
+  layer.silu = silu;
+  layer.gate = keep_map(gate);
+  layer.skip = keep_map(skip);
+  if (skip) layer.skip_scale = keep(for_channels(*skip_scale, out));
+  return run(arguments);
 }
 
 std::tuple<Tensor, Tensor, Tensor> group_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& transform,
@@ -222,5 +280,6 @@ TORCH_LIBRARY_IMPL(eqmambair, CPU, m) {
   m.impl("depthwise_conv", &eqmambair::depthwise);
   m.impl("depthwise_conv_backward", &eqmambair::depthwise_backward);
   m.impl("group_linear", &eqmambair::group_linear);
+  m.impl("fused_linear", &eqmambair::fused_linear);
   m.impl("group_linear_backward", &eqmambair::group_linear_backward);
 }

@@ -83,13 +83,6 @@ SCAN_INLINE void convolve(const float* const (&rows)[3], int64_t pixel, int64_t 
       SCAN_UNROLL for (int i = 0; i < Count; i++) sum[i] = fma(load(rows[r] + i * pixel + k * apart), weight[3 * r + k], sum[i]);
 }
 
-template <int Count>
-SCAN_INLINE void sigmoids(const V (&z)[Count], V (&s)[Count]) {
-  V w[Count];
-  exp_of_minus_absolute(z, w);
-  SCAN_UNROLL for (int i = 0; i < Count; i++) s[i] = sigmoid(z[i], w[i]);
-}
-
 struct Rows {
   const float* rows[3];
 };

@@ -88,8 +88,13 @@ void read_panel(const float* from, int64_t channels, int64_t count, float* to, i
   for (int64_t t = 0; t < width; t += W)
     for (int64_t c = 0; c < channels; c += W) {
       const int active = lanes(channels, c);
+      const float* const row = from + t * channels + c;
       V x[W];
-      SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = t + i < count ? load_part(from + (t + i) * channels + c, active) : zero();
+      if (t + W <= count && active == W) {
+        SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = load_part(row + i * channels, W);
+      } else {
+        SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = t + i < count ? load_part(row + i * channels, active) : zero();
+      }
       transpose(x);
       if (active == W) {
         SCAN_UNROLL for (int i = 0; i < W; i++) store(to + (c + i) * stride + t, x[i]);
@@ -100,16 +105,80 @@ void read_panel(const float* from, int64_t channels, int64_t count, float* to, i
     }
 }
 
-void write_panel(const float* from, int64_t stride, int64_t channels, int64_t count, float* to) {
+// What a result is multiplied by, and what is added to it times its scale, where they are not null: rows of tokens as the result's.
+struct Finish {
+  const float *gate, *skip, *scale;
+};
+
+// `rows` tokens for `active` channels from c on: lanes to memory.
+template <bool Whole>
+SCAN_INLINE void write_block(V (&x)[W], int64_t channels, int64_t rows, int64_t place, int64_t c, int active, float* to, const Finish& finish) {
+  if (finish.gate) {
+    SCAN_UNROLL for (int i = 0; i < W; i++)
+      if (Whole || i < rows) x[i] = x[i] * load_part(finish.gate + place + i * channels, Whole ? W : active);
+  }
+  if (finish.skip) {
+    const V scale = load_part(finish.scale + c, Whole ? W : active);
+    SCAN_UNROLL for (int i = 0; i < W; i++)
+      if (Whole || i < rows) x[i] = fma(load_part(finish.skip + place + i * channels, Whole ? W : active), scale, x[i]);
+  }
+  SCAN_UNROLL for (int i = 0; i < W; i++)
+    if (Whole || i < rows) store_part(to + place + i * channels, x[i], Whole ? W : active);
+}
+
+void write_panel(const float* from, int64_t stride, int64_t channels, int64_t count, float* to, const Finish finish = {}) {
   for (int64_t t = 0; t < count; t += W)
     for (int64_t c = 0; c < channels; c += W) {
       const int active = lanes(channels, c);
+      const int64_t rows = count - t < W ? count - t : W, place = t * channels + c;
       V x[W];
-      SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = i < active ? load(from + (c + i) * stride + t) : zero();
+      if (active == W) {
+        SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = load(from + (c + i) * stride + t);
+      } else {
+        SCAN_UNROLL for (int i = 0; i < W; i++) x[i] = i < active ? load(from + (c + i) * stride + t) : zero();
+      }
       transpose(x);
-      SCAN_UNROLL for (int i = 0; i < W; i++)
-        if (t + i < count) store_part(to + (t + i) * channels + c, x[i], active);
+      if (rows == W && active == W) {
+        write_block<true>(x, channels, rows, place, c, active, to, finish);
+      } else {
+        write_block<false>(x, channels, rows, place, c, active, to, finish);
+      }
     }
+}
+
+// The layer norm of the tokens of a panel, in place.
+void normalise(const GroupLinear& layer, int64_t channels, float* x) {
+  const V part = all(1.0f / channels);
+  for (int64_t t = 0; t < panel; t += W) {
+    float* const column = x + t;
+    // Four sums side by side, for an addition waits for the one before.
+    const auto mean_of = [&](const auto& term) {
+      V sum[4] = {zero(), zero(), zero(), zero()};
+      int64_t c = 0;
+      for (; c + 4 <= channels; c += 4)
+        SCAN_UNROLL for (int i = 0; i < 4; i++) sum[i] = term(load(column + (c + i) * panel), sum[i]);
+      for (; c < channels; c++) sum[0] = term(load(column + c * panel), sum[0]);
+      return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * part;
+    };
+    const V mean = mean_of([](V value, V sum) { return sum + value; });
+    alignas(64) float scale[W];
+    store(scale, mean_of([&](V value, V sum) { return fma(value - mean, value - mean, sum); }));
+    for (float& each : scale) each = 1.0f / __builtin_sqrtf(each + layer.eps);
+    const V by = load(scale);
+    for (int64_t c = 0; c < channels; c++)
+      store(column + c * panel, fma((load(column + c * panel) - mean) * by, all(layer.gain[c]), all(layer.shift[c])));
+  }
+}
+
+void apply_silu(float* x, int64_t numbers) {
+  static_assert(panel % (2 * W) == 0, "two vectors at a time");
+  for (int64_t i = 0; i < numbers; i += 2 * W) {
+    const V z[2] = {load(x + i), load(x + i + W)};
+    V s[2];
+    sigmoids(z, s);
+    store(x + i, z[0] * s[0]);
+    store(x + i + W, z[1] * s[1]);
+  }
 }
 
 // F over the orientations of each field, in place; or its transpose.
@@ -154,12 +223,15 @@ void turn(const GroupLinear& layer, int64_t fields, int64_t stride, float* x) {
   }
 }
 
-// Count results for two vectors of tokens.
+// Count results for two vectors of tokens. Meanwhile memory is fetched, for each column a cache line to read and one to write.
 template <int Count>
-void multiply_tile(const float* packed, const float* x, int64_t columns, int64_t stride, float* y) {
+void multiply_tile(const float* packed, const float* x, int64_t columns, int64_t stride, float* y, const char* to_read,
+                   const char* to_write) {
   V sum[2][Count];
   SCAN_UNROLL for (int i = 0; i < Count; i++) sum[0][i] = sum[1][i] = zero();
-  for (int64_t k = 0; k < columns; k++, packed += Count, x += stride) {
+  for (int64_t k = 0; k < columns; k++, packed += Count, x += stride, to_read += 64, to_write += 64) {
+    __builtin_prefetch(to_read, 0, 2);
+    __builtin_prefetch(to_write, 1, 2);
     const V first = load(x), second = load(x + W);
     SCAN_UNROLL for (int i = 0; i < Count; i++) {
       const V weight = all(packed[i]);
@@ -173,7 +245,7 @@ void multiply_tile(const float* packed, const float* x, int64_t columns, int64_t
   }
 }
 
-using MultiplyTile = void (*)(const float*, const float*, int64_t, int64_t, float*);
+using MultiplyTile = void (*)(const float*, const float*, int64_t, int64_t, float*, const char*, const char*);
 constexpr MultiplyTile multiply_tiles[] = {
     multiply_tile<1>, multiply_tile<2>, multiply_tile<3>, multiply_tile<4>,
 #if SCAN_AVX2 || SCAN_AVX512
@@ -184,23 +256,40 @@ constexpr MultiplyTile multiply_tiles[] = {
 #endif
 };
 
+// Memory that is needed after the products in hand; each cache line is asked for once.
+struct Lines {
+  const char *from, *end;
+  Lines(const float* first, const float* last) : from(reinterpret_cast<const char*>(first)), end(reinterpret_cast<const char*>(last)) {}
+  const char* take(int64_t count) {
+    const char* const first = from;
+    from = from + count * 64 < end ? from + count * 64 : end;
+    return first;
+  }
+};
+
+struct Ahead {
+  Lines read, write;
+};
+
 // y (rows, stride) = packed matrix (rows, columns) times x (columns, stride), for `tokens` of the panel.
-void multiply(const float* packed, int64_t rows, int64_t columns, const float* x, int64_t stride, int64_t tokens, float* y) {
+void multiply(const float* packed, int64_t rows, int64_t columns, const float* x, int64_t stride, int64_t tokens, float* y, Ahead& ahead) {
   for (int64_t tile = 0; tile < tiles_of(rows); tile++) {
     const int64_t first = tile_start(rows, tile), count = tile_start(rows, tile + 1) - first;
     for (int64_t t = 0; t < tokens; t += 2 * W)
-      multiply_tiles[count - 1](packed + first * columns, x + t, columns, stride, y + first * stride + t);
+      multiply_tiles[count - 1](packed + first * columns, x + t, columns, stride, y + first * stride + t,
+                                 ahead.read.take(columns),
+                                 ahead.write.take(columns));
   }
 }
 
 // V, or its transpose, on every copy of every block.
 void multiply_blocks(const GroupLinear& layer, const float* packed, int64_t from, int64_t to, const float* x, int64_t stride, int64_t tokens,
-                     float* y) {
+                     float* y, Ahead ahead) {
   for (int b = 0; b < layer.blocks; b++) {
     const GroupLinear::Block& block = layer.block[b];
     for (int copy = 0; copy < block.copies; copy++) {
       const int64_t row = block.first + copy * block.dim;
-      multiply(packed + block.place, block.dim * to, block.dim * from, x + row * from * stride, stride, tokens, y + row * to * stride);
+      multiply(packed + block.place, block.dim * to, block.dim * from, x + row * from * stride, stride, tokens, y + row * to * stride, ahead);
     }
   }
 }
@@ -265,13 +354,17 @@ void linear_forward(const GroupLinear& layer, const float* packed, const float* 
   for (int64_t t = task * linear_tokens; t < end; t += panel) {
     const int64_t count = end - t < panel ? end - t : panel;
     read_panel(x + t * in, in, count, use.x, panel, panel);
+    if (layer.gain) normalise(layer, in, use.x);
     turn<false>(layer, layer.in, panel, use.x);
-    multiply_blocks(layer, packed, layer.in, layer.out, use.x, panel, panel, use.y);
+    const int64_t next = t + panel < end ? t + panel : end, after = next + panel < end ? next + panel : end;
+    multiply_blocks(layer, packed, layer.in, layer.out, use.x, panel, panel, use.y, {{x + next * in, x + after * in}, {y + t * out, y + next * out}});
     turn<true>(layer, layer.out, panel, use.y);
     if (layer.bias)
       for (int64_t c = 0; c < out; c++)
         for (int64_t i = 0; i < panel; i += W) store(use.y + c * panel + i, load(use.y + c * panel + i) + all(layer.bias[c % layer.out]));
-    write_panel(use.y, panel, out, count, y + t * out);
+    if (layer.silu) apply_silu(use.y, out * panel);
+    const Finish finish{layer.gate ? layer.gate + t * out : nullptr, layer.skip ? layer.skip + t * out : nullptr, layer.skip_scale};
+    write_panel(use.y, panel, out, count, y + t * out, finish);
   }
 }
 
@@ -309,7 +402,7 @@ void linear_backward(const GroupLinear& layer, const float* transposed, const fl
                      use.nothing, share + block.place);
       }
     }
-    multiply_blocks(layer, transposed, layer.out, layer.in, use.y, stride_back, whole, use.dx);
+    multiply_blocks(layer, transposed, layer.out, layer.in, use.y, stride_back, whole, use.dx, {{x, x}, {dx + t * in, dx + (t + count) * in}});
     turn<true>(layer, layer.in, stride_back, use.dx);
     write_panel(use.dx, stride_back, in, count, dx + t * in);
   }

@@ -20,6 +20,13 @@ struct GroupLinear {
   const float* transform;  // F; for the orders 1, 2 and 4 the rows that the kernels know: 1 | 1 1, 1 -1 | 1 1 1 1, 1 -1 1 -1, 1 0 -1 0, 0 -1 0 1
   const float* bias;       // (out), or null
   int64_t tokens;
+  // Forwards alone, what stands around the layer: a layer norm in front; behind it SiLU, a product and a sum. Null pointers for none.
+  const float *gain, *shift;  // of the norm, (order * in)
+  float eps;
+  bool silu;
+  const float* gate;       // (tokens, order * out), multiplied in after SiLU
+  const float* skip;       // (tokens, order * out), added
+  const float* skip_scale; // (order * out), what `skip` is multiplied by
 };
 
 // Work is cut into tasks of so many tokens, which write nothing in common, so the bits do not depend on the number of threads.

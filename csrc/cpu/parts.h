@@ -32,8 +32,8 @@ SCAN_INLINE void read_path(const ScanInputs& in, int64_t b, int64_t g, int64_t f
   for (int t = 0; t < count; t++) tokens[t] = path ? path[t] : static_cast<int32_t>(from + t);
 }
 
-// Tokens whose memory will be needed soon: of each of some arrays one cache line for each token.
-template <int Arrays>
+// Tokens whose memory will be needed soon: of each of some arrays one cache line for each token, the last `Written` of them to be written.
+template <int Arrays, int Written = 0>
 struct Ahead {
   struct Array {
     const void* start;
@@ -47,7 +47,7 @@ struct Ahead {
     if (t >= count) return;
     SCAN_UNROLL for (int i = 0; i < Arrays; i++) {
       const char* line = static_cast<const char*>(arrays[i].start) + tokens[t] * arrays[i].token;
-      __builtin_prefetch(line, 0, 2);
+      i < Arrays - Written ? __builtin_prefetch(line, 0, 3) : __builtin_prefetch(line, 1, 3);
     }
   }
 };

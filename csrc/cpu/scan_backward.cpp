@@ -60,7 +60,7 @@ Buffers cut(const ScanInputs& in, Scratch& scratch) {
 // The states before and after each token, and the decays; h[0] is given.
 template <int Count>
 void recompute(const float* rates, const Steps& s, const float* B, int64_t states, int tokens, float* h, float* decays,
-               const Ahead<3> ahead, const Ahead<2> results) {
+               const Ahead<3> ahead, const Ahead<2, 2> results) {
   V state[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) state[n] = load(h + n * W);
   for (int t = 0; t < tokens; t++) {
@@ -126,11 +126,11 @@ struct Place {
   int64_t b, g, begin, end, chunk;
   int count;
   Ahead<3> ahead;    // what the next chunk reads
-  Ahead<2> results;  // what this chunk will write
+  Ahead<2, 2> results;  // what this chunk will write
 };
 
-template <int Arrays>
-Ahead<Arrays> shifted(Ahead<Arrays> ahead, int64_t bytes, bool wanted) {
+template <int Arrays, int Written>
+Ahead<Arrays, Written> shifted(Ahead<Arrays, Written> ahead, int64_t bytes, bool wanted) {
   for (auto& array : ahead.arrays) array.start = static_cast<const char*>(array.start) + bytes;
   if (!wanted) ahead.count = 0;
   return ahead;

@@ -44,37 +44,53 @@ SCAN_INLINE void step_states(V (&h)[Count], V step, V input, const float* rates,
   if constexpr (From + some < Count) step_states<From + some>(h, step, input, rates, B, C, sum);
 }
 
-// Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched.
-template <int Count>
+// Where results go, each to its token.
+template <class T>
+struct Results {
+  T* y;
+  const int32_t* tokens;
+  int64_t token;
+  int active;
+};
+
+// Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched. With the last
+// states y is complete, and is written where the tokens were read: a few stores at a time, which wait for memory while others are computed.
+template <int Count, bool Last, class T>
 void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
-             float* state, int tokens, const Ahead<3> ahead) {
+             float* state, int tokens, const Ahead<3, 1> ahead, const Results<T> results) {
   V h[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
   for (int t = 0; t < tokens; t++, B += states, C += states) {
     ahead.fetch(t);
     V sum = load(y + W * t);
     step_states<0>(h, load(step + W * t), load(input + W * t), rates, B, C, sum);
-    store(y + W * t, sum);
+    if constexpr (Last) {
+      store_part(results.y + results.tokens[t] * results.token, sum, results.active);
+    } else {
+      store(y + W * t, sum);
+    }
   }
   SCAN_UNROLL for (int n = 0; n < Count; n++) store(state + W * n, h[n]);
 }
 
-using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, const Ahead<3>);
-constexpr Advance advance_by[] = {
-    advance<1>, advance<2>, advance<3>, advance<4>,
-#if SCAN_AVX512
-    advance<5>, advance<6>, advance<7>, advance<8>, advance<9>, advance<10>, advance<11>, advance<12>, advance<13>, advance<14>, advance<15>,
-    advance<16>,
-#endif
-};
-static_assert(sizeof advance_by / sizeof advance_by[0] == most_states, "as many states as registers hold at once");
+template <class T>
+using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, const Ahead<3, 1>,
+                         const Results<T>);
 
-void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, const Ahead<3>& ahead) {
-  for (int64_t n = 0; n < states;) {
-    const int64_t count = states - n < most_states ? states - n : most_states;
-    advance_by[count - 1](rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, n ? Ahead<3>{} : ahead);
-    n += count;
-  }
+// The states after `most_states` at a time.
+template <class T, int Count = most_states>
+Advance<T> last_states(int64_t count) {
+  if (count == Count) return advance<Count, true, T>;
+  if constexpr (Count > 1) return last_states<T, Count - 1>(count);
+  return nullptr;
+}
+
+template <class T>
+void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, Ahead<3, 1> ahead, const Results<T>& results) {
+  int64_t n = 0;
+  for (; states - n > most_states; n += most_states, ahead = {})
+    advance<most_states, false, T>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, ahead, results);
+  last_states<T>(states - n)(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, ahead, results);
 }
 
 // Steps, inputs and skips of a chunk's tokens.
@@ -147,11 +163,10 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
       const V skip = channel_values(in.D, in, g, d), bias = channel_values(in.bias, in, g, d);
       const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
       read(delta + d, u + d, {in.delta.token, in.u.token, bias, skip, active}, x, count);
-      const Ahead<3> ahead{x.tokens_after,
+      const Ahead<3, 1> ahead{x.tokens_after,
                            after,
                            {{u + d, in.u.token * bytes}, {delta + d, in.delta.token * bytes}, {y + d, row * bytes}}};
-      advance_all(x, x.rates + v, x.state + v, in.states, count, ahead);
-      for (int t = 0; t < count; t++) store_part(y + x.tokens[t] * row + d, load(x.y + t * W), active);
+      advance_all<T>(x, x.rates + v, x.state + v, in.states, count, ahead, {y + d, x.tokens, row, active});
     }
   }
 }

@@ -77,10 +77,27 @@ SCAN_INLINE void store_part(f16* p, V x, int count) {
   _mm256_mask_storeu_epi16(p, first(count), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-// z as fraction() and scale() take it; z - floor(z); x * 2^floor(z) for x in [1, 2].
-SCAN_INLINE V bounded(V z) { return z; }
-SCAN_INLINE V fraction(V z) { return _mm512_reduce_ps(z, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-SCAN_INLINE V scale(V x, V z) { return _mm512_scalef_ps(x, z); }
+// 2^(z + error) for several arguments in turn, relative error 6.6e-8 before rounding, exactly 1 for 0: a step of zero leaves the state as
+// it is. 32nds of z are looked up, in two registers; what is left of z, below 1/32, takes a polynomial of degree 2.
+template <int Count>
+SCAN_INLINE void exp2(const V (&z)[Count], const V* error, V (&result)[Count]) {
+  const V low = _mm512_setr_ps(1.0f, 1.0218972f, 1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f, 1.13878858f, 1.1637249f,
+                              1.18920708f, 1.21524739f, 1.24185777f, 1.26905096f, 1.29683959f, 1.32523668f, 1.35425556f, 1.38390994f);
+  const V high = _mm512_setr_ps(1.41421354f, 1.44518077f, 1.47682619f, 1.50916445f, 1.54221082f, 1.5759809f, 1.61049032f, 1.64575553f,
+                              1.68179286f, 1.71861935f, 1.75625217f, 1.79470909f, 1.8340081f, 1.87416768f, 1.91520655f, 1.95714414f);
+  V f[Count], power[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    // In the last five bits of the sum stand the 32nds.
+    const V place = _mm512_add_round_ps(z[i], all(1.5f * (1 << 18)), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    power[i] = _mm512_permutex2var_ps(low, _mm512_castps_si512(place), high);
+  }
+  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = _mm512_reduce_ps(z[i], 5 << 4 | _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  if (error) SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = f[i] + error[i];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(f[i], all(0.24265271425f), all(0.69312375784f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = result[i] * f[i];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(power[i], result[i], power[i]);
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = _mm512_scalef_ps(result[i], z[i]);
+}
 
 // Lane i of the result is the sum of the lanes of row i.
 SCAN_INLINE V sums_of_rows(const float* rows) {
@@ -159,7 +176,6 @@ SCAN_INLINE void store_part(f16* p, V x, int count) {
   store_bits(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), count);
 }
 
-SCAN_INLINE V bounded(V z) { return at_most(127.99999f, at_least(-126.0f, z)); }
 SCAN_INLINE V fraction(V z) { return z - _mm256_floor_ps(z); }
 SCAN_INLINE V scale(V x, V z) {
   const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(z)), 23);
@@ -261,7 +277,6 @@ SCAN_INLINE void store_part(float* p, V x, int count) {
   }
 }
 
-SCAN_INLINE V bounded(V z) { return at_most(127.99999f, at_least(-126.0f, z)); }
 SCAN_INLINE V rounded_down(V z) {
   const V whole = __builtin_convertvector(__builtin_convertvector(z, I), V);
   return whole + __builtin_convertvector(whole > z, V);  // a true comparison is -1
@@ -283,39 +298,41 @@ SCAN_INLINE V sums_of_rows(const float* rows) {
 constexpr float log2_e = 1.44269504088896341f;
 constexpr float ln_2 = 0.69314718055994531f;
 
-// 2^f for f in [0, 1], relative error 8.3e-8 before rounding, exactly 1 for 0: a step of zero leaves the state as it is.
-// Horner's scheme for several arguments in turn.
+#if !SCAN_AVX512
+// 2^(z + error) for several arguments in turn, relative error 8.3e-8 before rounding, exactly 1 for 0: a step of zero leaves the state as
+// it is. Horner's scheme on the fraction.
 template <int Count>
-SCAN_INLINE void power_of_fraction(const V (&f)[Count], V (&p)[Count]) {
+SCAN_INLINE void exp2(const V (&exponent)[Count], const V* error, V (&p)[Count]) {
+  V z[Count], f[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = at_most(127.99999f, at_least(-126.0f, exponent[i]));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = error ? fraction(z[i]) + error[i] : fraction(z[i]);
   SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(all(1.8671314779e-3f), f[i], all(9.0170246603e-3f));
   SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(5.5799920425e-2f));
   SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(2.4016444655e-1f));
   SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(6.9315131237e-1f));
   SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(1.0f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = scale(p[i], z[i]);
 }
+#endif
 
 // 2^(x * rate) for the rates of several states.
 template <int Count>
 SCAN_INLINE void powers(V x, const float* rates, V (&result)[Count]) {
-  V z[Count], f[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = bounded(x * load(rates + W * i));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = fraction(z[i]);
-  power_of_fraction(f, result);
-  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = scale(result[i], z[i]);
+  V z[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = x * load(rates + W * i);
+  exp2(z, nullptr, result);
 }
 
-// e^-|x|, with the rounding error of the product with log2(e) put back into the fraction.
+// e^-|x|, with the rounding error of the product with log2(e) put back into the exponent.
 template <int Count>
 SCAN_INLINE void exp_of_minus_absolute(const V (&x)[Count], V (&w)[Count]) {
-  V z[Count], f[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = at_most(120.0f, absolute(x[i]));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = bounded(f[i] * all(-log2_e));
+  V z[Count], error[Count];
   SCAN_UNROLL for (int i = 0; i < Count; i++) {
-    const V error = fma(f[i], all(-1.9259629911e-8f), fma(f[i], all(-log2_e), zero() - z[i]));  // with what float leaves of log2(e)
-    f[i] = fraction(z[i]) + error;
+    const V f = at_most(120.0f, absolute(x[i]));
+    z[i] = f * all(-log2_e);
+    error[i] = fma(f, all(-1.9259629911e-8f), fma(f, all(-log2_e), zero() - z[i]));  // with what float leaves of log2(e)
   }
-  power_of_fraction(f, w);
-  SCAN_UNROLL for (int i = 0; i < Count; i++) w[i] = scale(w[i], z[i]);
+  exp2(z, error, w);
 }
 
 // log(1 + e^x) from w = e^-|x|: log(1 + w) / w is a polynomial on [0, 1], relative error 3.3e-8 before rounding.
@@ -335,6 +352,13 @@ SCAN_INLINE void softplus(const V (&x)[Count], const V (&w)[Count], V (&result)[
 
 // The slope of softplus at x, from w = e^-|x|.
 SCAN_INLINE V sigmoid(V x, V w) { return if_negative(x, w, all(1.0f)) / (all(1.0f) + w); }
+
+template <int Count>
+SCAN_INLINE void sigmoids(const V (&z)[Count], V (&s)[Count]) {
+  V w[Count];
+  exp_of_minus_absolute(z, w);
+  SCAN_UNROLL for (int i = 0; i < Count; i++) s[i] = sigmoid(z[i], w[i]);
+}
 
 // While it lives, results too small to be normal numbers are zero: a state that fades away would else slow every step of it.
 class FlushTiny {

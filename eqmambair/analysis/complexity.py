@@ -75,7 +75,7 @@ class _GroupLinearFlops:
     def __init__(self) -> None:
         self.saved = 0
 
-    def __call__(self, x_shape: Any, weight_shape: Any, bias: Any, transform_shape: Any, rows: Sequence[int], **_: Any) -> int:
+    def __call__(self, x_shape: Any, weight_shape: Any, bias: Any, transform_shape: Any, rows: Sequence[int], *_: Any, **__: Any) -> int:
         products = 2 * math.prod(x_shape[:-1]) * weight_shape[0] * weight_shape[1]
         dense = products * transform_shape[0] ** 2
         self.saved += dense - products * sum({1: 1, 2: 4, 4: 8}[each] for each in rows)
@@ -94,6 +94,7 @@ class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
             torch.ops.aten.baddbmm,
             torch.ops.eqmambair.depthwise_conv,
             torch.ops.eqmambair.group_linear,
+            torch.ops.eqmambair.fused_linear,
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
         }
     )
@@ -147,7 +148,8 @@ def _counted(model: nn.Module, run: Callable[[], object]) -> Complexity:
     group_linear, scans, memory = _GroupLinearFlops(), _ScanFlops(), PeakMemory()
     ops = torch.ops.eqmambair
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which older releases of torch do not count
-    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, ops.group_linear: group_linear, attention: _attention_flops}
+    linears = dict.fromkeys((ops.group_linear, ops.fused_linear), group_linear)
+    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, attention: _attention_flops, **linears}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     activations = _ActivationCounter()
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eqmambair.layers.attention import squeeze_width
-from eqmambair.layers.kit import LayerKit, PlainKit
+from eqmambair.layers.kit import LayerKit, PlainKit, Pointwise
 from eqmambair.layers.scan2d import CrossScan2d
 from eqmambair.layers.upsample import ShuffleUpsample, upsample_steps
 from eqmambair.layers.views import divide_exactly, positive_width
@@ -70,8 +70,15 @@ class StateSpaceBlock(nn.Module):
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         """(b, c, h, w), order (g, h*w) -> (b, c, h, w)."""
-        x = self.scale1(x) + self.drop(self.scan(self.norm1(x), order))
-        return self.scale2(x) + self.branch(self.norm2(x))
+        if self.training:
+            x = self.scale1(x) + self.drop(self.scan(self.norm1(x), order))
+        else:
+            x = self.scan(x, order, self.norm1, self.scale1.weight)
+        first, *others, attention = self.branch
+        y = first(x, self.norm2) if isinstance(first, Pointwise) else first(self.norm2(x))
+        for layer in others:
+            y = layer(y)
+        return attention(y, self.scale2(x))
 
 
 def residual_convolution(kit: LayerKit, width: int, form: Literal["1conv", "3conv"]) -> nn.Module:

@@ -1,5 +1,6 @@
 """Channel attention, from whichever linear layer it is given: plain or group."""
 
+import torch
 from torch import Tensor, nn
 
 from eqmambair.layers.views import positive_width
@@ -19,10 +20,13 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.squeeze, self.expand = squeeze, expand
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, c, h, w)."""
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(b, c, h, w) -> (b, c, h, w); `skip`, which no one else reads, is added."""
         hidden = self.squeeze(x.mean((2, 3))).relu()
-        return x * self.expand(hidden).sigmoid()[:, :, None, None]
+        factors = self.expand(hidden).sigmoid()[:, :, None, None]
+        if skip is None:
+            return x * factors
+        return skip + x * factors if torch.is_grad_enabled() else skip.addcmul_(x, factors)
 
 
 def squeeze_width(embed_dim: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from eqmambair.groups import Group, ScanPaths, cross_scan_order
+from eqmambair.layers import fused
 from eqmambair.layers.attention import ChannelAttention
 from eqmambair.layers.convolution import DepthwiseGroupConv2d, GroupConv2d, LiftingConv2d, ProjectionConv2d
 from eqmambair.layers.depthwise import DepthwiseConv2d
@@ -30,8 +31,12 @@ class Pointwise(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        return channels_first_axis(self.linear(channels_last_axis(x)))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(b, c, h, w) -> (b, c', h, w), of norm(x) where there is one: no pass over memory of its own in inference."""
+        pixels = channels_last_axis(x)
+        if norm is not None and not fused.fuses(self.linear, pixels):
+            pixels, norm = channels_last_axis(norm(x)), None
+        return channels_first_axis(fused.linear(self.linear, pixels, norm=norm))
 
 
 class LayerKit(Protocol):

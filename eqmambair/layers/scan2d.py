@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eqmambair.groups import Group
+from eqmambair.layers import fused
 from eqmambair.layers.convolution import DepthwiseGroupConv2d
 from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.linear import GroupLinear, OrientationLinear
@@ -77,8 +78,10 @@ class CrossScan2d(nn.Module):
         """What the paths read: (b, c, h, w) -> (b, h, w, d)."""
         return channels_last_axis(self.conv(channels_first_axis(self.in_proj(channels_last_axis(x)))))
 
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(b, c, h, w), order (paths, h*w) or (b, paths, h*w) -> (b, c, h, w)."""
+    def forward(self, x: Tensor, order: Tensor, norm: nn.Module | None = None, skip_scale: Tensor | None = None) -> Tensor:
+        """(b, c, h, w), order (paths, h*w) or (b, paths, h*w) -> (b, c, h, w); `norm` and `skip_scale` as of `GroupScan2d`."""
+        skip = None if skip_scale is None else channels_last_axis(x)
+        x = x if norm is None else norm(x)
         features = self.inner(x)
         u = features.flatten(1, 2)  # (b, l, d)
         mixed = self.x_proj(u).unflatten(-1, (self.paths, -1))
@@ -86,7 +89,9 @@ class CrossScan2d(nn.Module):
         delta = torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj)
         y = selective_scan(u.unsqueeze(2), delta, -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
         y = self.out_norm(y.sum(2).unflatten(1, features.shape[1:3]))
-        return channels_first_axis(self.out_proj(y if self.gate_proj is None else y * F.silu(self.gate_proj(channels_last_axis(x)))))
+        if self.gate_proj is not None:
+            y = y * F.silu(self.gate_proj(channels_last_axis(x)))
+        return channels_first_axis(fused.linear(self.out_proj, y, skip=skip, skip_scale=skip_scale))
 
 
 class GroupScan2d(nn.Module):
@@ -142,11 +147,17 @@ class GroupScan2d(nn.Module):
         self.mix_proj = GroupLinear(group, width, inner, bias=False) if gated else None
         self.out_proj = GroupLinear(group, inner if gated else width, fields, bias=False)
 
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        """(b, t*c, h, w), order (t, h*w) -> (b, t*c, h, w)."""
+    def forward(self, x: Tensor, order: Tensor, norm: nn.Module | None = None, skip_scale: Tensor | None = None) -> Tensor:
+        """(b, t*c, h, w), order (t, h*w) -> (b, t*c, h, w).
+
+        With `norm` the unit reads norm(x), with `skip_scale` it adds that times x: no passes over memory of their own in inference.
+        """
         t = self.orientations
         pixels = channels_last_axis(x)
-        features = channels_last_axis(self.conv(channels_first_axis(self.in_proj(pixels))))
+        skip = None if skip_scale is None else pixels
+        if norm is not None and not fused.fuses(self.in_proj, pixels):
+            pixels, norm = channels_last_axis(norm(x)), None
+        features = channels_last_axis(self.conv(channels_first_axis(fused.linear(self.in_proj, pixels, norm=norm))))
         u = features.flatten(1, 2)  # (b, l, t*d)
         mixed = self.x_proj(u).unflatten(-1, (t, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
@@ -155,7 +166,9 @@ class GroupScan2d(nn.Module):
             u.unflatten(-1, (t, -1)), delta.unflatten(-1, (t, -1)), (-self.A_log.exp()).expand(t, -1, -1), B, C,
             self.D.expand(t, -1), self.delta_bias.expand(t, -1), order,
         )  # fmt: skip
-        y = self.out_norm(y.flatten(2).unflatten(1, features.shape[1:3]))
+        y = y.flatten(2).unflatten(1, features.shape[1:3])
+        out_norm: nn.Module | None = self.out_norm
         if self.gate_proj is not None and self.mix_proj is not None:
-            y = self.mix_proj(y) * F.silu(self.gate_proj(pixels))
-        return channels_first_axis(self.out_proj(y))
+            gate = fused.linear(self.gate_proj, pixels, norm=norm, silu=True)
+            y, out_norm = fused.linear(self.mix_proj, y, norm=self.out_norm, gate=gate), None
+        return channels_first_axis(fused.linear(self.out_proj, y, norm=out_norm, skip=skip, skip_scale=skip_scale))

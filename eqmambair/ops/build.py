@@ -22,7 +22,7 @@ _HERE = Path(__file__).resolve().parent
 _OPTIMISE = ["-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w"]
 # The kernels are compiled once for each of these and chosen when the library is loaded.
 _X86_SETS = {
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprfchw"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "baseline": [],
 }

@@ -154,6 +154,17 @@ def test_folded_network_gives_the_same_output_with_plain_layers(group_name, upsa
     assert not {type(module).__module__ for module in folded.modules()} & equivariant_modules
 
 
+@pytest.mark.parametrize("kind", ["EQMambaIR", "MambaIR"])
+def test_inference_fuses_layers_without_changing_the_output(kind):
+    network = shaken(build_network({"type": kind, **SMALL, "upsampler": "pixelshuffledirect", "upscale": 2}))
+    image = torch.rand(2, 3, 9, 12)
+    layer_by_layer = network(image)
+    with torch.no_grad():
+        fused = network(image)
+    assert layer_by_layer.requires_grad
+    torch.testing.assert_close(fused, layer_by_layer.detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_fold_leaves_the_network_as_it_was():
     network = build_network({"type": "EQMambaIR", **SMALL, "upsampler": "pixelshuffle", "upscale": 2}).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
