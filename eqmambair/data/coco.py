@@ -1,6 +1,7 @@
 """Pictures with boxes and masks of things, as COCO keeps them: a folder of images and one JSON file of annotations."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,10 +51,12 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.classes = [str(each["name"]) for each in categories]
         self._label = {each["id"]: label for label, each in enumerate(categories, start=1)}
         self._things: dict[Any, list[dict[str, Any]]] = {}
+        sizes = {each["id"]: (each["width"], each["height"]) for each in content["images"]}
         for thing in content["annotations"]:
             if thing["category_id"] not in self._label:
                 raise UserError(f"{self.file}: annotation {thing.get('id')} has the category {thing['category_id']}, which is not listed")
-            if phase != "train" or (not thing.get("iscrowd") and min(thing["bbox"][2:]) > 0):
+            self._check_numbers(thing)
+            if phase != "train" or (not thing.get("iscrowd") and _has_extent(thing["bbox"], sizes.get(thing["image_id"]))):
                 self._things.setdefault(thing["image_id"], []).append(thing)
         images = sorted(content["images"], key=lambda each: each["file_name"])
         kept = phase != "train" or keep_empty
@@ -91,6 +94,12 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
             target["boxes"] = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
         return {"image": image, "target": target, "path": self.key(index)}
 
+    def _check_numbers(self, thing: dict[str, Any]) -> None:
+        box, area = thing["bbox"], thing.get("area", 0)
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in (*box, area))):
+            found = f"bbox {box!r} and area {area!r}"
+            raise UserError(f"{self.file}: annotation {thing.get('id')} has {found}; needed are four numbers (x, y, width, height) and one")
+
     def _check_size(self, index: int, size: tuple[int, int]) -> None:
         entry = self.images[index]
         if size != (entry["width"], entry["height"]):
@@ -115,6 +124,8 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
         outline: Any = thing.get("segmentation")
         try:
             if isinstance(outline, list):
+                if not np.isfinite(np.concatenate(outline)).all():
+                    raise ValueError("a polygon that is not finite")
                 runs = coco.merge(coco.frPyObjects(outline, height, width))
             elif isinstance(outline["counts"], list):
                 runs = coco.frPyObjects(outline, height, width)
@@ -128,6 +139,17 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 f"{self.file}: the mask of annotation {thing.get('id')} is {mask.shape}, {self.key(index)} is {(height, width)}"
             )
         return mask
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_extent(box: list[float], size: tuple[int, int] | None) -> bool:
+    """Whether something of a box (x, y, width, height) lies in a picture of this width and height."""
+    width, height = size or (math.inf, math.inf)
+    x, y, w, h = box
+    return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
 
 
 def mask_tools() -> Any:

@@ -116,6 +116,33 @@ def test_what_is_wrong_is_named(small_set):
         check_dataset(opened(root), "lazy", "error", "set")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bbox": [5, 10, 10]}, "annotation 1 has bbox"),
+        ({"bbox": None}, "annotation 1 has bbox"),
+        ({"bbox": [5, float("nan"), 10, 10]}, "four numbers"),
+        ({"area": "large"}, "area 'large'"),
+        ({"segmentation": [[5, float("nan"), 15, 10, 15, 20]]}, "no readable segmentation"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "no readable segmentation"),
+    ],
+)
+def test_annotations_that_are_no_numbers_are_named(small_set, changes, message):
+    root, content = small_set
+    things = [content["annotations"][0] | changes]
+    (root / "set.json").write_text(json.dumps({**content, "annotations": things}))
+    with pytest.raises(UserError, match=message):
+        check_dataset(opened(root), "full", "error", "set")
+
+
+def test_training_leaves_out_boxes_outside_of_the_picture(small_set):
+    root, content = small_set
+    boxes = [[100, 100, 10, 10], [-20, 0, 10, 10], [40, 5, 3, 3], [35, 25, 50, 50]]
+    things = [content["annotations"][0] | {"id": number, "bbox": box} for number, box in enumerate(boxes)]
+    (root / "set.json").write_text(json.dumps({**content, "annotations": things}))
+    assert opened(root)[0]["target"]["boxes"].tolist() == [[35, 25, 40, 30]]
+
+
 def test_the_pasted_set_is_exact_and_the_same_again(tmp_path):
     for name in ("one", "two"):
         make_pasted_set(tmp_path / name, train=4, val=2, side=64)
