@@ -1,5 +1,6 @@
 """PyAV, which only video needs, and its errors in one line."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ def pyav() -> Any:
     except ImportError as error:
         raise UserError(f"video needs PyAV ({error}); install it: pip install 'eqmambair[video]'") from error
     av.logging.set_level(None)
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints by itself; errors only
     return av
 
 

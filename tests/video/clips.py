@@ -9,6 +9,7 @@ import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra [video])")
 
+MILLISECOND = Fraction(1, 1000)  # of MP4's own clock, in which lengths are written
 TICK = Fraction(1, 12800)  # seconds
 
 
@@ -80,10 +81,10 @@ def write_clip(
 
 @dataclass
 class Seen:
-    """What a player sees: times and ends in seconds, frames as RGB (or as their own gray), and the packets of the other streams."""
+    """What a player sees: times of frames and the video's length in seconds, frames as RGB, and the packets of the other streams."""
 
     times: list
-    end: Fraction
+    length: object  # None in Matroska
     frames: list
     first: object
     others: dict
@@ -91,12 +92,13 @@ class Seen:
 
 def seen(path: Path, layout="rgb24"):
     with av.open(str(path)) as container:
-        decoded = list(container.decode(container.streams.video[0]))
+        stream = container.streams.video[0]
+        length = None if stream.duration is None else stream.duration * stream.time_base
+        decoded = list(container.decode(stream))
     with av.open(str(path)) as container:
         others = {}
         for packet in container.demux(*container.streams.audio, *container.streams.subtitles):
             if packet.size:
                 others.setdefault(packet.stream.type, []).append((packet.pts * packet.time_base, bytes(packet)))
     times = [frame.pts * frame.time_base for frame in decoded]
-    end = times[-1] + decoded[-1].duration * decoded[-1].time_base
-    return Seen(times, end, [frame.to_ndarray(format=layout) for frame in decoded], decoded[0], others)
+    return Seen(times, length, [frame.to_ndarray(format=layout) for frame in decoded], decoded[0], others)
