@@ -88,7 +88,7 @@ class MambaIRUNet(nn.Module):
         """(b, inp_channels, h, w) in [0, 1] -> (b, out_channels, h, w), not clamped."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, 8)
-        orders = [self.scan_paths(padded.shape[-2] >> i, padded.shape[-1] >> i, image.device) for i in range(4)]
+        orders = [self.scan_paths(padded.shape[-2] // 2**i, padded.shape[-1] // 2**i, image.device) for i in range(4)]
         shallow = self.lift(padded).contiguous(memory_format=torch.channels_last)
         x = self.encoder[0](shallow, orders[0])
         skips = [x]

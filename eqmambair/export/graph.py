@@ -124,7 +124,8 @@ def translations(forms: dict[str, ScanForm]) -> dict[Any, Any]:
 
 
 def _size(values: Any, dim: int) -> Any:
-    return op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    place: Any = op.Constant(value_ints=[dim])
+    return op.Gather(op.Shape(values), place)
 
 
 def _schema(form: ScanForm) -> onnx.defs.OpSchema:
