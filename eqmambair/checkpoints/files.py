@@ -1,6 +1,7 @@
 """State dicts on disk: .pth, .pt and .safetensors, read without running code."""
 
 import json
+import logging
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from eqmambair.checkpoints.pickles import ForbiddenName, load_beside_frameworks
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
 
+_log = logging.getLogger("eqmambair")
+
 #: Where published files keep the state dict, best first.
 PARAM_KEYS = ("params_ema", "params", "model_ema", "model", "state_dict")
 
@@ -26,7 +29,8 @@ def read_state(path: str | Path, param_key: str | None = None) -> tuple[dict[str
 
     Args:
         path: a .safetensors, .pth or .pt file.
-        param_key: the entry to take from a nested file; None takes the first of `PARAM_KEYS`, or the file itself.
+        param_key: the entry to take from a nested file; None takes the first of `PARAM_KEYS`, or the file itself. Where a file without
+            ``params_ema`` is asked for it, ``params`` is taken, with a warning: published files may hold no averages.
 
     Returns:
         The state dict, and the ``network_g`` options or None.
@@ -124,6 +128,9 @@ def unwrap(content: Mapping[str, Any], source: str, param_key: str | None = None
     Raises:
         UserError: if `param_key` is missing, or something in the state dict is no tensor.
     """
+    if param_key == "params_ema" and param_key not in content and isinstance(content.get("params"), Mapping):
+        _log.warning("%s: has no averaged weights (params_ema); its params are taken", source)
+        param_key = "params"
     if param_key is not None:
         if not isinstance(content.get(param_key), Mapping):
             raise UserError(f"{source}: has no entry {param_key!r}; it holds {', '.join(map(str, list(content)[:6]))}")

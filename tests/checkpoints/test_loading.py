@@ -1,5 +1,7 @@
 """Loading and saving weights: every layout, every wrapper, every kind of damage."""
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -207,3 +209,14 @@ def test_saving_where_nothing_can_be_written_is_refused(tmp_path, network):
         save_weights(tmp_path / "nowhere" / "w.pth", network.state_dict())
     with pytest.raises(UserError, match="are written as"):
         save_weights(tmp_path / "w.bin", network.state_dict())
+
+
+def test_averages_that_a_file_lacks_are_its_params_with_a_warning(tmp_path, caplog):
+    file = tmp_path / "published.pth"
+    torch.save({"params": {"w": torch.ones(2)}}, file)
+    with caplog.at_level(logging.WARNING, "eqmambair"):
+        state, _ = read_state(file, "params_ema")
+    assert torch.equal(state["w"], torch.ones(2))
+    assert "no averaged weights" in caplog.text
+    with pytest.raises(UserError, match="no entry 'params_emma'"):
+        read_state(file, "params_emma")
