@@ -79,7 +79,10 @@ def export_network(
     try:
         model = onnx_graph(plain, example, ("image", "restored" if restores else "logits"))
     except Exception as error:  # torch's exporter promises no particular error
-        raise UserError(f"{arch}: torch's exporter cannot trace it ({' '.join(str(error).split())[:200]})") from error
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise UserError(f"{arch}: torch's exporter cannot trace it ({type(root).__name__}: {' '.join(str(root).split())[:200]})") from error
     written = json.dumps(dict(options), sort_keys=True)
     facts = {
         "version": __version__,

@@ -30,6 +30,7 @@ _IR = {"embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
 _LIGHT = {**_IR, "upscale": 2, "upsampler": "pixelshuffledirect"}
 _V2 = {"embed_dim": 16, "depths": [2], "d_state": 1, "num_heads": [4], "window_size": 4, "inner_rank": 4, "num_tokens": 8, "mlp_ratio": 1.0}
 _PYRAMID = {"dims": [8, 16], "depths": [1, 1], "num_classes": 5}
+_GROUPS = {"stem_hidden_dim": 8, "num_classes": 5}
 NETWORKS = {
     "eq c4": {"type": "EQMambaIR", **_LIGHT},
     "eq d4, gray": {"type": "EQMambaIR", **_IR, "group": "d4", "in_chans": 1},
@@ -37,8 +38,14 @@ NETWORKS = {
     "v2": {"type": "MambaIRv2Light", **_V2, "upscale": 2},
     "unet": {"type": "MambaIRUNet", "dim": 30, "num_blocks": [1] * 4, "num_refinement_blocks": 1, "d_state": 1, "mlp_ratio": 1.0},
     "vmamba": {"type": "VMamba", **_PYRAMID},
+    "eq-vmamba": {"type": "EQVMamba", **_PYRAMID},
+    "groupmamba": {"type": "GroupMamba", **_GROUPS, "embed_dims": [16, 16, 32, 32], "depths": [1] * 4, "mlp_ratios": [2] * 4},
     "v2m": {"type": "V2M", "img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "d_state": 2, "num_classes": 5},
+    "v2m pyramid": {"type": "V2MPyramid", **_PYRAMID},
 }
+#: Those that take more than ten seconds; "eq c4" is what the other tests have.
+SLOW = ("unet", "eq-vmamba", "groupmamba", "v2m", "v2m pyramid")
+EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS if name != "eq c4"]
 
 
 def moved(options, seed=0):
@@ -51,7 +58,7 @@ def moved(options, seed=0):
     return network
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_file_gives_torchs_numbers_for_every_batch_and_size(tmp_path, name):
     options = NETWORKS[name]
     network = moved(options)
