@@ -109,7 +109,7 @@ def test_row_of_the_table():
     assert line.startswith(f"| eq_mambair_light_x2 | EQMambaIR | {row.parameters:,} | 519K | 6x8 |")
     assert "`options/eq_mambair_light_x2.yml`" in line
     assert presets._row("x", NETWORK, "options/mambair_x2.yml", (6, 8)).weights == "`mambair_x2`"
-    assert presets._row("x", NETWORK, "options/bsd400_mambair_x2.yml", (6, 8)).weights == "`mambair_small_x2`"
+    assert presets._row("x", NETWORK, "options/trained/compare_mambair_width_x2.yml", (6, 8)).weights == "`mambair_small_x2`"
     assert presets._row("x", NETWORK, "x.yml", (6, 8)).weights == ""
 
 
