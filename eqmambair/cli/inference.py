@@ -19,6 +19,9 @@ from eqmambair.inference.tiling import Progress
 from eqmambair.video import VIDEO_EXTENSIONS, WRITTEN_EXTENSIONS, expand_pattern, is_pattern
 
 
+DEFAULT_MODEL = "eq_mambair_small_x2"  # comes with the package
+
+
 @dataclass
 class Plan:
     """What is to be restored, as (input, output), pictures and videos; what is there already; and what cannot be done, one line each."""
@@ -31,6 +34,9 @@ class Plan:
 
 def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
+    if not (arguments.weights or arguments.model or arguments.opt):
+        arguments.model = DEFAULT_MODEL
+        print(f"no network named, so the bundled {DEFAULT_MODEL}; --model, --weights or --opt names another")
     inputs = [*arguments.inputs, *arguments.more_inputs]
     if not inputs:
         raise UserError("no input; name pictures, videos or folders")

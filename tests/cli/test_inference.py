@@ -264,7 +264,6 @@ def test_a_result_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, w
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no network"),
         (["--weights", "nowhere.pth"], r"nowhere\.pth"),
         (["--model", "best-ever"], "best-ever"),
         (["--opt", "nowhere.yml"], r"nowhere\.yml"),
@@ -280,6 +279,17 @@ def test_wrong_use_is_one_clear_error(tmp_path, weights_x2, arguments, said):
     arguments = [weights_x2 if argument == "W" else argument for argument in arguments]
     with pytest.raises(UserError, match=said):
         command(tmp_path / "a.png", "-o", tmp_path / "out", *arguments)
+
+
+def test_without_a_network_the_bundled_one_enlarges_by_two(tmp_path, capsys):
+    write_image(tmp_path / "a.png", picture(6, 5))
+    assert command("-i", tmp_path / "a.png", "-o", tmp_path / "bundled") == 0
+    assert "eq_mambair_small_x2; --model, --weights or --opt names another" in capsys.readouterr().out
+    assert command("-i", tmp_path / "a.png", "-o", tmp_path / "named", "--model", "eq_mambair_small_x2") == 0
+    assert capsys.readouterr().out.startswith("1 restored")
+    first, second = (read_image(tmp_path / folder / "a.png") for folder in ("bundled", "named"))
+    assert first.shape[:2] == (12, 10)
+    assert np.array_equal(first, second)
 
 
 def test_options_are_written_out(tmp_path, weights_x2):
