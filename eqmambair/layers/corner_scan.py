@@ -155,7 +155,8 @@ class CornerScan2d(nn.Module):
         total = []
         for branches in self.batches:
             entering = [_stack(each, branches) for each in ([x] if gate is None else [x, gate])]
-            scanned = self.scan(*entering).unflatten(0, (len(branches), -1))
+            # Strides in the scan's own order, w before h, are what torch.export cannot prove for every size.
+            scanned = self.scan(*entering).contiguous(memory_format=torch.channels_last).unflatten(0, (len(branches), -1))
             total += [_D4.act(part, leave) for part, (_, leave) in zip(scanned, branches, strict=True)]
         return torch.stack(total).sum(0)
 
