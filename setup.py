@@ -32,6 +32,7 @@ DEPENDENCIES = [
     "filelock",
 ]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
+TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "av>=17", *ONNX]
 COMMANDS = {
     "train": "train",
     "test": "test",
@@ -129,8 +130,8 @@ setup(
         "video": ["av>=17"],
         "demo": [],  # the page needs nothing more
         "onnx": ONNX,
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "av>=17", *ONNX],
-        "dev": ["pytest>=8", "pytest-xdist", "hypothesis", "pycocotools", "spandrel>=0.4", "av>=17", *ONNX, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5"],
     },
     entry_points={"console_scripts": [f"eqmambair-{name} = eqmambair.cli.{module}:cli" for name, module in COMMANDS.items()]},
     zip_safe=False,
