@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,18 +132,43 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 runs = coco.frPyObjects(outline, height, width)
             else:
                 runs = outline
-            mask: np.ndarray = coco.decode(runs)
-        except (TypeError, KeyError, ValueError, IndexError) as error:
+            size, pixels = tuple(runs["size"]), _covered(runs["counts"])
+            # pycocotools leaves what the runs do not cover as it finds it in memory
+            mask: np.ndarray | None = coco.decode(runs) if size == (height, width) and pixels == height * width else None
+        except (TypeError, KeyError, ValueError, IndexError, OverflowError, AttributeError) as error:
             raise UserError(f"{self.file}: annotation {thing.get('id')} of {self.key(index)} has no readable segmentation") from error
-        if mask.shape != (height, width):
-            raise UserError(
-                f"{self.file}: the mask of annotation {thing.get('id')} is {mask.shape}, {self.key(index)} is {(height, width)}"
-            )
+        if mask is None:
+            found = f"the mask of annotation {thing.get('id')} is {size} with runs over {pixels} pixels"
+            raise UserError(f"{self.file}: {found}, {self.key(index)} is {(height, width)}")
         return mask
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _covered(counts: str | bytes) -> int:
+    """How many pixels run lengths in COCO's text form cover.
+
+    Each is written in characters of five bits and one that says whether more follow, lowest first, signed; from the fourth run on as the
+    difference to the run before the last.
+
+    Raises:
+        ValueError: if the text ends within a run, or a run is negative.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts.encode("ascii") if isinstance(counts, str) else counts:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=0) < 0:
+        raise ValueError("run lengths that end early or are negative")
+    return sum(runs)
 
 
 def _has_extent(box: list[float], size: tuple[int, int] | None) -> bool:
@@ -197,4 +223,26 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise UserError(f"{file}: an entry of {part!r} lacks {missing[0]!r}")
+            _check_kinds(file, part, entry)
+        for key in ("id", "file_name"):
+            seen = Counter(entry[key] for entry in entries if key in entry)
+            twice = [value for value, count in seen.items() if count > 1]
+            if twice:
+                raise UserError(
+                    f"{file}: {len(twice)} values of {key!r} stand in {part!r} more than once, first {twice[0]!r}; make each unique"
+                )
     return content  # type: ignore[no-any-return]
+
+
+def _check_kinds(file: Path, part: str, entry: dict[str, Any]) -> None:
+    for key, value in entry.items():
+        if key == "file_name":
+            kind, right = "text", isinstance(value, str)
+        elif key in ("width", "height", "category_id") or (part, key) == ("categories", "id"):
+            kind, right = "a number", _is_number(value)
+        elif key in ("id", "image_id"):
+            kind, right = "a number or text", isinstance(value, str) or _is_number(value)
+        else:
+            continue
+        if not right:
+            raise UserError(f"{file}: an entry of {part!r} has {key!r}: {value!r}; needed is {kind}")

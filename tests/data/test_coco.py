@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eqmambair.data.checking import check_dataset
-from eqmambair.data.coco import CocoDataset
+from eqmambair.data.coco import CocoDataset, _covered, listed
 from eqmambair.data.pasted import CLASSES, make_pasted_set
 from eqmambair.errors import UserError
 
@@ -125,6 +125,17 @@ def test_what_is_wrong_is_named(small_set):
         ({"area": "large"}, "area 'large'"),
         ({"segmentation": [[5, float("nan"), 15, 10, 15, 20]]}, "no readable segmentation"),
         ({"segmentation": [[1, 2, 3, 4]]}, "no readable segmentation"),
+        ({"segmentation": {"size": [30, 40], "counts": [10, 20]}}, r"\(30, 40\) with runs over 30 pixels, a\.png is \(30, 40\)"),
+        ({"segmentation": {"size": [30, 40], "counts": [600, 601]}}, "runs over 1201 pixels"),
+        ({"segmentation": {"size": [30, 40], "counts": [600.5, 599.5]}}, "runs over 1199 pixels"),
+        ({"segmentation": {"size": [30, 40], "counts": [600, -5, 605]}}, "no readable segmentation"),
+        ({"segmentation": {"size": [20, 60], "counts": [1200]}}, r"is \(20, 60\) with runs over 1200 pixels"),
+        ({"segmentation": {"size": [30, 40], "counts": "P5:"}}, "runs over 170 pixels"),
+        ({"segmentation": {"size": [30, 40], "counts": "P5:d"}}, "no readable segmentation"),
+        ({"segmentation": {"size": [30, 40], "counts": "O"}}, "no readable segmentation"),
+        ({"segmentation": {"size": [30, 40], "counts": 1200}}, "no readable segmentation"),
+        ({"image_id": [7]}, "an entry of 'annotations' has 'image_id': \\[7\\]; needed is a number or text"),
+        ({"category_id": "cup"}, "'category_id': 'cup'; needed is a number"),
     ],
 )
 def test_annotations_that_are_no_numbers_are_named(small_set, changes, message):
@@ -133,6 +144,36 @@ def test_annotations_that_are_no_numbers_are_named(small_set, changes, message):
     (root / "set.json").write_text(json.dumps({**content, "annotations": things}))
     with pytest.raises(UserError, match=message):
         check_dataset(opened(root), "full", "error", "set")
+
+
+def test_runs_cover_what_pycocotools_counts():
+    random = np.random.default_rng(0)
+    for side in (1, 7, 300):
+        mask = np.asfortranarray(random.random((side, 2 * side)) > random.random(), np.uint8)
+        mask[:, : side // 3] = 0  # long runs too
+        assert _covered(mask_tools.encode(mask)["counts"]) == mask.size
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("images", {"id": 7}, "1 values of 'id' stand in 'images' more than once, first 7"),
+        ("images", {"file_name": "a.png"}, r"'file_name' stand in 'images' more than once, first 'a\.png'"),
+        ("images", {"file_name": 9}, "'images' has 'file_name': 9; needed is text"),
+        ("images", {"width": "40"}, "'width': '40'; needed is a number"),
+        ("images", {"id": None}, "'images' has 'id': None; needed is a number or text"),
+        ("categories", {"id": 4}, "1 values of 'id' stand in 'categories' more than once, first 4"),
+        ("categories", {"id": "cup"}, "'categories' has 'id': 'cup'; needed is a number"),
+        ("annotations", {"id": 2}, "1 values of 'id' stand in 'annotations' more than once, first 2"),
+    ],
+)
+def test_entries_of_another_kind_or_twice_are_refused(small_set, part, changes, message):
+    root, content = small_set
+    content[part][0] |= changes
+    (root / "set.json").write_text(json.dumps(content))
+    for read in (lambda: opened(root), lambda: listed(root / "set.json")):
+        with pytest.raises(UserError, match=message):
+            read()
 
 
 def test_training_leaves_out_boxes_outside_of_the_picture(small_set):
