@@ -4,6 +4,7 @@ Source: Gu and Dong, "Interpreting Super-Resolution Networks with Local Attribut
 detector, along a path from a blurred input to the input.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,13 +81,15 @@ def local_attribution(
             in which a category does not move.
 
     Raises:
-        UserError: the square lies outside the output, the picture is smaller than the kernel, the router gradient is unknown, or a gradient
-            is no number.
+        UserError: the square lies outside the output or is a single pixel, the picture is smaller than the kernel, the router gradient is
+            unknown, a gradient is no number, or nothing counts (as in a flat picture, which blurring does not change).
     """
+    if box.side < 2:
+        raise UserError(f"a square of {box.side} pixels has no gradients; it is at least 2 pixels a side")
     if min(image.shape[-2:]) <= kernel_size // 2:
         raise UserError(f"an input of {image.shape[-1]}x{image.shape[-2]} is too small for a blur of {kernel_size}x{kernel_size} pixels")
-    if kernel_size % 2 == 0 or steps < 1 or not sigma > 0:
-        raise UserError(f"the kernel is odd, sigma positive and there is a step; found {kernel_size}, {sigma} and {steps}")
+    if kernel_size % 2 == 0 or steps < 1 or not 0 < sigma < math.inf:
+        raise UserError(f"the kernel is odd, sigma positive and finite, and there is a step; found {kernel_size}, {sigma} and {steps}")
     if router_gradient not in get_args(RouterGradient):
         raise UserError(f"router_gradient: {router_gradient!r} is not known; choose 'straight_through' or 'none'")
     training = model.training
@@ -119,6 +122,8 @@ def _integrated(model: nn.Module, image: Tensor, box: Box, steps: int, kernel_si
     if not torch.isfinite(total).all():
         raise UserError("the network's gradients are no numbers")
     spread = total.sum(1)[0].abs().cpu()
+    if spread.max() == 0:
+        raise UserError("no pixel counts: the blur does not change the picture, or the square does not depend on what it changes")
     changes = changed / compared if compared else None
     return Attribution(spread, gini(spread), total.sum().item(), (end - start).item(), changes)
 
@@ -152,7 +157,7 @@ def _detect(model: nn.Module, image: Tensor, box: Box) -> Tensor:
     """The sum, over the square's channels and pixels, of the length of the gradient (differences to the next row and column within it)."""
     output = model(image)
     bottom, right = box.top + box.side, box.left + box.side
-    if box.side < 2 or min(box.top, box.left) < 0 or bottom > output.shape[-2] or right > output.shape[-1]:
+    if min(box.top, box.left) < 0 or bottom > output.shape[-2] or right > output.shape[-1]:
         size = f"{output.shape[-1]}x{output.shape[-2]}"
         raise UserError(f"the square of {box.side} pixels at row {box.top}, column {box.left} does not lie in the output of {size}")
     square = output[:, :, box.top : bottom, box.left : right].double()

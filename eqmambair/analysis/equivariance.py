@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eqmambair.analysis.outputs import picture_of, tensor_of
 from eqmambair.errors import UserError
 from eqmambair.groups import Group, GroupName
 from eqmambair.groups import group as find_group
@@ -44,9 +45,7 @@ def equivariance_maps(model: nn.Module, x: Tensor, group: GroupName | Group = "c
     training = model.training
     model.eval()
     try:
-        y = model(x)
-        if y.dim() != 4:
-            raise UserError(f"the network's output has shape {tuple(y.shape)}; a map needs pixels")
+        y = picture_of(model, x)
         maps = {}
         for element in range(1, g.order):
             upright = g.act(model(g.act(x, element)), g.inverse(element))
@@ -69,12 +68,17 @@ def equivariance_error(model: nn.Module, x: Tensor, group: GroupName | Group = "
     Returns:
         ``{"group": name, "nmse": worst, "max_abs": worst, "elements": {"rot90": {"nmse": .., "max_abs": ..}, ...}}``; the identity is left
         out.
+
+    Raises:
+        UserError: the output is no tensor, or has values that are no numbers.
     """
     g = find_group(group)
     training = model.training
     model.eval()
     try:
-        y = model(x)
+        y = tensor_of(model, x)
+        if not torch.isfinite(y).all():
+            raise UserError("the network's outputs are no numbers; there is nothing to compare")
         energy = y.double().square().sum().clamp(min=torch.finfo(torch.float64).tiny)
         elements = {}
         for element in range(1, g.order):

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from eqmambair.analysis.outputs import picture_of
 from eqmambair.errors import UserError
 
 Sign = Literal["positive", "absolute"]
@@ -47,7 +48,7 @@ def effective_receptive_field(model: nn.Module, images: Iterable[Tensor], *, sig
         gradient was no number.
 
     Raises:
-        UserError: no picture is left, or their sizes differ.
+        UserError: no picture is left, their sizes differ, or the output has no pixels.
     """
     training = model.training
     model.eval()
@@ -56,9 +57,7 @@ def effective_receptive_field(model: nn.Module, images: Iterable[Tensor], *, sig
     try:
         for image in images:
             at = image.detach().clone().requires_grad_()
-            output = model(at)
-            if output.dim() != 4:
-                raise UserError(f"the network's output has shape {tuple(output.shape)}; a receptive field needs pixels")
+            output = picture_of(model, at)
             (gradient,) = torch.autograd.grad(output[:, :, output.shape[2] // 2, output.shape[3] // 2].sum(), at)
             kept = gradient.double().clamp(min=0) if sign == "positive" else gradient.double().abs()
             field = kept.sum((0, 1)).cpu()

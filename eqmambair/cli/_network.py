@@ -112,7 +112,19 @@ def network_from_arguments(arguments: argparse.Namespace) -> tuple[nn.Module, di
     if not hasattr(arguments, "untrained"):
         raise _no_weights(arguments)
     assert choice.network is not None
-    return build_network(choice.network).eval(), choice.network, None
+    return built(choice.network, arguments.opt).eval(), choice.network, None
+
+
+def built(network: dict[str, Any], file: str | Path) -> nn.Module:
+    """The network of an option file, with first weights.
+
+    Raises:
+        UserError: it cannot be built; the message names the file.
+    """
+    try:
+        return build_network(network)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def trained_from_arguments(arguments: argparse.Namespace) -> Trained:

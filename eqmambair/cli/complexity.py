@@ -9,8 +9,8 @@ import torch
 
 from eqmambair.analysis.complexity import complexity, complexity_of_sizes, seconds
 from eqmambair.analysis.presets import markdown, replace_table, rows
-from eqmambair.archs import build_network, input_channels
-from eqmambair.cli._network import network_options
+from eqmambair.archs import input_channels
+from eqmambair.cli._network import built, network_options
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import at_least, parse_size
 from eqmambair.engine.options import project_root
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     print(f"{'option file':<40} {titles}   at {shown}")
     figures = {}
     for path in args.opt:
-        figures[path] = row = _measure(network_options(path), args, device)
+        figures[path] = row = _measure(path, args, device)
         dense, scan, activations, peak = (row[key] for key in ("dense_macs", "scan_macs", "activations", "peak_bytes"))
         time = f" {row['seconds'] * 1000:>7.0f} ms" if args.time else ""
         counts = f"{dense / 1e9:>12.3f} {scan / 1e9:>11.3f} {activations / 1e6:>11.2f}M {peak / 2**20:>8.1f} MiB"
@@ -57,9 +57,10 @@ def main(argv: list[str]) -> None:
         replace_file(args.json, json.dumps({key: list(args.output_size or args.size), "networks": figures}, indent=2) + "\n")
 
 
-def _measure(options: dict[str, Any], args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def _measure(file: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    options = network_options(file)
     with torch.device("meta" if args.output_size else "cpu"):
-        network = build_network(options)
+        network = built(options, file)
         channels, scale = input_channels(network, options), getattr(network, "upscale", 1)
         height, width = (each // scale for each in args.output_size) if args.output_size else args.size
         if 0 in (height, width):
@@ -80,6 +81,9 @@ def _write_table(page: Path) -> None:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{page}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{page}: is not a text file (UTF-8)") from error
+    replace_table(text, markdown([]))  # a page without the table is refused before minutes of counting
     from tqdm import tqdm
 
     table = markdown(tqdm(rows(project_root()), "counting", unit="network", leave=False, disable=None))

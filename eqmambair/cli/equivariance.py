@@ -13,13 +13,13 @@ from torch import nn
 from eqmambair.analysis.equivariance import equivariance_error, equivariance_maps
 from eqmambair.analysis.pictures import equivariance_picture
 from eqmambair.analysis.verification import Row, measured, verification_table, warmed
-from eqmambair.archs import build_network, input_channels
+from eqmambair.archs import input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.checkpoints.files import read_card
-from eqmambair.cli._network import add_network_arguments, network_from_arguments, network_options, run_name
+from eqmambair.cli._network import add_network_arguments, built, network_from_arguments, network_options, run_name
 from eqmambair.cli._pictures import read_tensor
 from eqmambair.cli._run import run
-from eqmambair.cli._sizes import parse_size
+from eqmambair.cli._sizes import parse_seed, parse_size
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
 from eqmambair.inference.restore import find_device
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--group", choices=["c2", "c4", "d4"], default="c4", help="what the network should commute with (default: c4)")
     parser.add_argument("--input", metavar="IMAGE", help="picture to measure on; without it noise of every --size")
     parser.add_argument("--size", metavar="HxW", type=parse_size, nargs="+", default=[(32, 32), (24, 40), (17, 23)], help="input sizes")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the weights if there are none (default: 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="of the noise, and of the weights if there are none (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw there where f(g x) and g f(x) differ (.png; one input)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
@@ -99,7 +99,7 @@ def _states(file: Path, param_key: str | None) -> Iterator[tuple[str, nn.Module,
         yield "trained", network, options
         return
     options = network_options(file)
-    network = build_network(options)
+    network = built(options, file)
     yield "initial", network, options
     yield "warmed", warmed(network), options
 

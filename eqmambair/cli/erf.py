@@ -17,7 +17,7 @@ from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from_arguments
 from eqmambair.cli._pictures import as_tensor, listed_pictures
 from eqmambair.cli._run import run
-from eqmambair.cli._sizes import at_least, parse_size
+from eqmambair.cli._sizes import at_least, parse_seed, parse_size
 from eqmambair.data.io import read_image
 from eqmambair.errors import UserError
 from eqmambair.files import replace_file
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--sign", choices=("positive", "absolute"), default="positive", help="part of the gradient (default: positive)")
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help=f"of the sum (default: {' '.join(map(str, SHARES))})")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights if there are none (default: 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="of the weights if there are none (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
     parser.add_argument(
         "--output", type=Path, default=Path("erf.png"), metavar="FILE", help="picture (default: erf.png); numbers: .json beside"

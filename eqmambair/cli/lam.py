@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from eqmambair.analysis.attribution import Box, RouterGradient, local_attribution
+from eqmambair.analysis.outputs import picture_of
 from eqmambair.analysis.pictures import attribution_picture
 from eqmambair.archs import input_channels
 from eqmambair.cli._network import add_network_arguments, network_from_arguments
@@ -63,9 +64,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--crop {top} {left} {height} {width}: does not lie in the input of {pixels.shape[1]}x{pixels.shape[0]}")
         pixels = pixels[top : top + height, left : left + width]
     image = as_tensor(pixels, input_channels(network, options), str(name)).to(device)
-    output = network(image).detach()
-    if output.dim() != 4:
-        raise UserError(f"{options['type']} gives no picture; LAM is for networks that do")
+    output = picture_of(network, image).detach()
     side = min(16, *output.shape[-2:])
     box = Box(*args.box) if args.box else Box((output.shape[-2] - side) // 2, (output.shape[-1] - side) // 2, side)
     found = local_attribution(

@@ -122,7 +122,8 @@ def tiled(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, (_GPU_MEMORY_ERROR, MemoryError)) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "Insufficient memory")  # torch on a CPU, OpenCV
+    return isinstance(error, (_GPU_MEMORY_ERROR, MemoryError)) or any(each in str(error) for each in said)
 
 
 def _blend(

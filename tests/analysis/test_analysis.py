@@ -97,5 +97,5 @@ def test_maps_and_errors_agree():
 
 
 def test_maps_need_pixels():
-    with pytest.raises(UserError, match="a map needs pixels"):
+    with pytest.raises(UserError, match="gives no picture, its output has shape"):
         equivariance_maps(Logits(corner=True), torch.rand(1, 3, 4, 4))

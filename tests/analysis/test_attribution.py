@@ -82,7 +82,9 @@ def test_blur_is_normalised_mirrored_and_nothing_at_the_end():
     ("box", "options", "said"),
     [
         (Box(20, 0, 6), {}, "does not lie in the output of 28x24"),
-        (Box(0, 0, 1), {}, "square of 1 pixels"),
+        (Box(0, 0, 1), {}, "a square of 1 pixels has no gradients"),
+        (Box(0, 0, 4), {"sigma": float("inf")}, "sigma positive and finite"),
+        (Box(0, 0, 4), {"kernel_size": 1}, "no pixel counts"),
         (Box(0, 0, 4), {"kernel_size": 8}, "kernel is odd"),
         (Box(0, 0, 4), {"kernel_size": 99}, "too small for a blur"),
     ],

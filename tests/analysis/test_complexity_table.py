@@ -135,7 +135,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_table_of_a_page_is_made_anew_and_the_rest_is_left_alone(project, capsys):
+def test_table_of_a_page_is_made_anew_and_the_rest_is_left_alone(project, monkeypatch, capsys):
     page = project / "page.md"
     page.write_text(f"# Title\n\n{presets.markdown([])}| old | row |\n\nText\n| other |\n")
     command.main(["--table", str(page)])
@@ -146,7 +146,11 @@ def test_table_of_a_page_is_made_anew_and_the_rest_is_left_alone(project, capsys
     assert len(lines) == 8
     assert "1 networks" in capsys.readouterr().out
     page.write_text("no table\n")
+    monkeypatch.setattr(command, "rows", lambda _: 1 / 0)  # nothing is counted for such a page
     with pytest.raises(UserError, match="has no table"):
+        command.main(["--table", str(page)])
+    page.write_bytes(b"\xe7\xff")
+    with pytest.raises(UserError, match=r"page\.md: is not a text file"):
         command.main(["--table", str(page)])
     with pytest.raises(UserError, match="cannot be read"):
         command.main(["--table", str(project / "none.md")])

@@ -102,6 +102,14 @@ def test_networks_of_basicsr_are_measured_too(tmp_path, capsys):
     assert "SRVGGNetCompact" in capsys.readouterr().out
 
 
+def test_networks_that_cannot_be_built_are_named_by_their_file(option_file, tmp_path):
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("network_g:\n  type: MambaIR\n  embed_dimm: 3\n")
+    for command, arguments in ((complexity, ["--opt", option_file, str(wrong)]), (equivariance, ["--opt", str(wrong)])):
+        with pytest.raises(UserError, match=r"wrong\.yml: MambaIR takes no argument 'embed_dimm'; did you mean 'embed_dim'"):
+            command.main([*arguments, "--size", "4x4"])
+
+
 def test_complexity_table(option_file, tmp_path, capsys):
     report = tmp_path / "report.json"
     complexity.main(["--opt", option_file, "--size", "8x12", "--json", str(report)])
