@@ -58,6 +58,24 @@ def test_jpeg_keeps_red_red_and_gray_gray() -> None:
     assert jpeg(red[:, :, :1], 90).shape == (16, 16, 1)
 
 
+@pytest.mark.parametrize("backend", ["disk", "lmdb"])
+@pytest.mark.parametrize("color", ["gray", "rgb"])
+def test_jpeg_at_tests_is_opencvs_of_the_file(root: Path, color: Any, backend: str) -> None:
+    """Files read, turned gray, compressed and read again by OpenCV alone."""
+    make_lmdb(root / "gt", root / "gt.lmdb")
+    source = {"disk": "gt", "lmdb": "gt.lmdb"}[backend]
+    dataset = build(root, dataroot_gt=source, io_backend={"type": backend}, color=color, jpeg_quality=10, phase="test")
+    flag = cv2.IMREAD_GRAYSCALE if color == "gray" else cv2.IMREAD_COLOR
+    for index in range(4):
+        bgr = cv2.imread(str(root / "gt" / f"picture_{index:02d}.png"))
+        truth = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY) if color == "gray" else bgr
+        _, data = cv2.imencode(".jpg", truth, [cv2.IMWRITE_JPEG_QUALITY, 10])
+        wanted = np.atleast_3d(cv2.imdecode(data, flag))[:, :, ::-1]
+        lq = dataset[index]["lq"].numpy().transpose(1, 2, 0)
+        np.testing.assert_array_equal((lq * 255).round().astype(np.uint8), wanted)
+        np.testing.assert_allclose(lq, wanted / 255, atol=1e-7, rtol=0)
+
+
 def test_noise_at_tests_is_the_published_one(root: Path) -> None:
     """numpy's generator seeded with 0 for every picture, drawn for (height, width, BGR) in double precision, not clipped."""
     dataset = build(root, noise_sigma=50.0, phase="test")
@@ -77,6 +95,9 @@ def test_tests_degrade_a_picture_alike_every_time(root: Path, strength: dict[str
     names.write_text("picture_03.png\npicture_01.png\n")
     full, part = build(root, phase="val", **strength), build(root, phase="val", meta_info_file="two.txt", **strength)
     wanted = full[3]["lq"]
+    make_lmdb(root / "gt", root / "gt.lmdb")
+    packed = build(root, dataroot_gt="gt.lmdb", io_backend={"type": "lmdb"}, phase="val", **strength)
+    assert all(torch.equal(packed[index]["lq"], full[index]["lq"]) for index in range(4))
     assert torch.equal(SeededDataset(part, seed=7)[Key(5, 0)].batch["lq"], wanted)
     other = build(root, phase="val", test_seed=1, **strength)
     assert not all(torch.equal(full[index]["lq"], other[index]["lq"]) for index in range(4))
