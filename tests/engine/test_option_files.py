@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from eqmambair.archs import input_channels
+from eqmambair.checkpoints import load_network
 from eqmambair.engine.options import load_options
 from eqmambair.engine.schema import Options
 from eqmambair.errors import UserError
 from eqmambair.models.specs import build
 from tests.conftest import ROOT
 
-TRAIN = sorted((ROOT / "options").glob("*.yml"))
+TRAINED = sorted((ROOT / "options" / "trained").glob("*.yml"))
+TRAIN = [*sorted((ROOT / "options").glob("*.yml")), *TRAINED]
 RESTORING = [file for file in TRAIN if "model_type: RestorationModel\n" in file.read_text()]  # others: test_vision_option_files.py
 TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
+WEIGHTS = ROOT / "eqmambair" / "weights"
 PARAMETERS = {  # the tables of the two papers' code, counted on the built networks
     "eq_mambair_x2": 12_123_470,
     "eq_mambair_x3": 12_169_630,
@@ -69,6 +72,23 @@ def test_option_file_builds_a_network_that_restores(file: Path) -> None:
         channels = input_channels(network, options.network_g)
         output = network.eval()(torch.rand(1, channels, 8, 8))
     assert output.shape == (1, channels, 8 * options.scale, 8 * options.scale)
+
+
+@pytest.mark.parametrize("file", [file for file in TRAINED if (WEIGHTS / f"{file.stem}.safetensors").exists()], ids=lambda file: file.stem)
+def test_bundled_weights_are_of_the_network_of_their_recipe(file: Path) -> None:
+    network, options = load_network(WEIGHTS / f"{file.stem}.safetensors")
+    recipe = build("network", read(file).network_g)
+    assert options["type"] == type(recipe).__name__
+    assert [(key, value.shape) for key, value in network.state_dict().items()] == [
+        (key, value.shape) for key, value in recipe.state_dict().items()
+    ]
+
+
+def test_every_file_is_of_a_kind_that_is_built_here_or_beside() -> None:
+    """Classification and segmentation: test_vision_option_files.py; detection and the other classifiers: test_other_option_files.py."""
+    kinds = {read(file).model_type for file in TRAIN}
+    assert kinds == {"RestorationModel", "ClassificationModel", "SegmentationModel", "DetectionModel"}
+    assert sorted({*TRAIN, *TEST}) == sorted((ROOT / "options").rglob("*.yml"))
 
 
 @pytest.mark.parametrize("file", TEST, ids=lambda file: file.stem)

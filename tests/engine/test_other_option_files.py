@@ -44,6 +44,11 @@ def test_classification_file_has_the_published_network_and_schedule(name: str) -
     assert options.train.scheduler["warmup_iter"] * a_step == pytest.approx(warm_up * pictures, rel=1e-3)
 
 
+def test_every_file_of_these_classifiers_is_here() -> None:
+    files = {file.stem for kind in ("groupmamba", "v2m", "spectral") for file in (ROOT / "options").glob(f"{kind}_*.yml")}
+    assert files == set(PARAMETERS)
+
+
 def test_both_schedules_are_there_for_every_backbone() -> None:
     wanted = {f"mask_rcnn_{backbone}_coco_{schedule}" for backbone in BACKBONES for schedule in ("1x", "3x")}
     assert {file.stem for file in DETECTORS} == wanted | {"mask_rcnn_pasted"}
