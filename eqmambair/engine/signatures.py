@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
 from eqmambair.engine.yaml_source import parse_scalar
 from eqmambair.models.specs import nearest
@@ -95,7 +95,10 @@ def wrong_type(annotation: Any, default: Any, value: Any) -> str | None:
 @functools.lru_cache(maxsize=512)
 def _adapter_of(annotation: Any) -> "TypeAdapter[Any] | None":
     try:
-        return TypeAdapter(annotation)
+        try:
+            return TypeAdapter(annotation, config=ConfigDict(extra="forbid"))  # so that an unknown key inside a mapping is one
+        except PydanticUserError:  # a class that has its own configuration
+            return TypeAdapter(annotation)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
         return None  # a type that no option file can hold, such as a module
 

@@ -84,6 +84,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"datasets__train__gt_size": ...}, "datasets.train: training needs the key 'gt_size'"),
     ({"datasets__train__type": "RealESRGANDataset"}, "RealESRGANDataset cannot be checked and is not supported"),
     ({"datasets__train__batch_size_per_gpu": 0}, "batch_size_per_gpu: input should be greater than or equal to 1"),
+    ({"datasets__val__io_backend": {"type": "disk", "type_too": 1}}, "datasets.val.io_backend: type_too: unknown key"),
     ({"datasets__train__io_backend": {"type": "dsk"}}, "datasets.train.io_backend: type: expected 'disk' or 'lmdb', found 'dsk'"),
     ({"val__metrics__psnr__test_y_chanel": True}, "unknown key for calculate_psnr; did you mean 'test_y_channel'?"),
     ({"val__metrics__psnr": {"type": "calculate_psnr"}}, "val.metrics.psnr: calculate_psnr needs the key 'crop_border'"),
