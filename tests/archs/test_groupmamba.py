@@ -3,9 +3,8 @@
 import pytest
 import torch
 from torch.func import functional_call
-from torch.nn import functional as F
 
-from eqmambair import build_network, fold, load_weights
+from eqmambair import build_network, load_weights
 from eqmambair.archs.groupmamba_arch import DistilledLogits, GroupMamba
 from eqmambair.checkpoints import infer_network, to_official
 from eqmambair.checkpoints.systems import find_layout
@@ -13,6 +12,7 @@ from eqmambair.checkpoints.systems.groupmamba import LAYOUT
 from eqmambair.groups import cross_scan_order
 from eqmambair.layers.channel_groups import GroupedScan2d, ModulatedGroupMamba
 from eqmambair.layers.views import to_pixels, to_tokens
+from tests.archs.forms import check_forms
 from tests.golden import GoldenCase, relative_error
 
 TOLERANCE = 1e-4
@@ -263,15 +263,4 @@ def test_wrong_arguments_are_named(argument, value):
 @pytest.mark.slow
 def test_compiles_exports_folds_and_runs_in_half_precision():
     network = small(depths=[1, 1, 1, 1])
-    images = [torch.rand(2, 3, 40, 37), torch.rand(3, 3, 33, 64)]
-    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)
-    sizes = {0: torch.export.Dim("b", max=64), 2: torch.export.Dim("h", min=33, max=4096), 3: torch.export.Dim("w", min=33, max=4096)}
-    exported = torch.export.export(network, (images[0],), dynamic_shapes=(sizes,)).module()
-    with torch.no_grad():
-        for image in images:
-            expected = network(image)
-            for form in (compiled, exported, fold(network)):
-                torch.testing.assert_close(form(image), expected)
-            with torch.autocast("cpu", torch.bfloat16):
-                half = network(image)
-            assert F.cosine_similarity(half.float(), expected).min() > 0.99
+    check_forms(network, [torch.rand(2, 3, 40, 37), torch.rand(3, 3, 33, 64)])

@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from eqmambair import UserError, build_network, fold, load_weights
+from eqmambair import UserError, build_network, load_weights
 from eqmambair.archs.v2m_arch import V2M, V2MBlock, V2MPyramid
 from eqmambair.checkpoints import infer_network, to_official
 from eqmambair.checkpoints.systems.v2m import LAYOUT
@@ -13,6 +13,7 @@ from eqmambair.groups import group
 from eqmambair.layers.corner_scan import CornerScan2d, V2MMixer, _joined, _windows
 from eqmambair.layers.positions import insert_cross, remove_cross, resized
 from eqmambair.layers.views import to_pixels, to_tokens
+from tests.archs.forms import check_forms
 from tests.golden import GoldenCase, relative_error
 
 D4 = group("d4")
@@ -295,15 +296,4 @@ def test_the_released_start_of_the_second_pass():
 @pytest.mark.parametrize("build", [lambda: V2M(**{**SMALL, "depth": 1}), lambda: V2MPyramid(dims=[8, 8], depths=[1, 1], num_classes=3)])
 def test_compiles_exports_folds_and_runs_in_half_precision(build):
     network = stir(build())
-    images = [torch.rand(2, 3, 40, 49), torch.rand(3, 3, 64, 33)]
-    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)
-    sizes = {0: torch.export.Dim("b", max=64), 2: torch.export.Dim("h", min=33, max=4096), 3: torch.export.Dim("w", min=33, max=4096)}
-    exported = torch.export.export(network, (images[0],), dynamic_shapes=(sizes,)).module()
-    with torch.no_grad():
-        for image in images:
-            expected = network(image)
-            for form in (compiled, exported, fold(network)):
-                torch.testing.assert_close(form(image), expected)
-            with torch.autocast("cpu", torch.bfloat16):
-                half = network(image)
-            assert F.cosine_similarity(half.float(), expected).min() > 0.99
+    check_forms(network, [torch.rand(2, 3, 40, 49), torch.rand(3, 3, 64, 33)])
