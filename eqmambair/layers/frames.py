@@ -92,10 +92,10 @@ class Framing:
         other = self.group.product(g, d)
         key = (self.group.exchanges_sides(g), d)
         if key not in self._sources:
-            height, width = self.padded_size(other)
-            pixels = torch.arange(height * width, device=self.device).view(height, width)
-            height, width = self.size(other)
-            moved = self.group.act(pixels[:height, :width], d)
+            (height, width), (_, stride) = self.size(other), self.padded_size(other)
+            # places of the image's pixels in the padded map; a slice of all places would tie torch.export to one size
+            pixels = torch.arange(height, device=self.device)[:, None] * stride + torch.arange(width, device=self.device)
+            moved = self.group.act(pixels, d)
             rows, columns = (mirrored(length, padded, self.device) for length, padded in zip(moved.shape, self.padded_size(g), strict=True))
             self._sources[key] = moved[rows[:, None], columns].reshape(-1)
         return to_pixels(to_tokens(frames[other]).index_select(1, self._sources[key]), *self.padded_size(g))

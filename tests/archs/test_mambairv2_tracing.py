@@ -23,11 +23,12 @@ def test_compiles_in_one_graph(name, dynamic, shapes):
 
 
 @pytest.mark.slow
-def test_exported_program_serves_every_size_above_a_window():
-    network = tiny("c1")
+@pytest.mark.parametrize("name", ["c1", "c4"])
+def test_exported_program_serves_every_size_above_a_window(name):
+    network = tiny(name)
     auto = torch.export.Dim.AUTO
     program = torch.export.export(network, (torch.rand(2, 3, 12, 10),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
     with torch.no_grad():
-        for shape in [(2, 3, 12, 10), (3, 3, 9, 7), (1, 3, 5, 16)]:
+        for shape in [(2, 3, 12, 10), (3, 3, 9, 7), (1, 3, 5, 16), (1, 3, 12, 12)]:
             image = torch.rand(shape)
             torch.testing.assert_close(program(image), network(image))
