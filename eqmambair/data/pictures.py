@@ -26,6 +26,8 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
+    except UserError:  # is a ValueError, and says all already
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())[:100]})") from None
 
