@@ -36,13 +36,14 @@ def folded_copy(network: nn.Module, half: bool) -> nn.Module:
     return folded
 
 
-def onnx_graph(network: nn.Module, example: Tensor, names: tuple[str, str]) -> onnx.ModelProto:
+def onnx_graph(network: nn.Module, example: Tensor, names: tuple[str, str], *, optimize: bool = True) -> onnx.ModelProto:
     """Trace a network into a graph of standard operators.
 
     Args:
         network: from `folded_copy`, in evaluation mode.
         example: an image that it takes, (b, c, h, w); b, h and w stay free in the graph.
         names: of the graph's input and output.
+        optimize: whether torch's exporter simplifies the graph.
 
     Returns:
         The model, without metadata.
@@ -65,6 +66,7 @@ def onnx_graph(network: nn.Module, example: Tensor, names: tuple[str, str]) -> o
             output_names=[names[1]],
             custom_translation_table=translations(forms),
             verbose=False,
+            optimize=optimize,
         )
     assert exported is not None
     model: onnx.ModelProto = exported.model_proto

@@ -77,7 +77,8 @@ def export_network(
     plain = folded_copy(network, half)
     example = torch.rand(2, channels, 5 * unit, 3 * unit).to(torch.float16 if half else torch.float32)
     try:
-        model = onnx_graph(plain, example, ("image", "restored" if restores else "logits"))
+        # the exporter's optimiser needs many minutes for the nodes of MambaIRv2; without it names clash in other networks
+        model = onnx_graph(plain, example, ("image", "restored" if restores else "logits"), optimize=not arch.startswith("MambaIRv2"))
     except Exception as error:  # torch's exporter promises no particular error
         root: BaseException = error
         while root.__cause__ is not None:

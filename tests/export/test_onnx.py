@@ -199,7 +199,7 @@ def test_a_file_that_differs_is_not_written(light_file, monkeypatch):
     network, path = light_file
     before = path.read_bytes()
     monkeypatch.setitem(writing.TOLERANCE, "float32", 0.0)
-    monkeypatch.setattr("eqmambair.export.graph.onnx_graph", lambda *_: onnx.load(path))
+    monkeypatch.setattr("eqmambair.export.graph.onnx_graph", lambda *_, **__: onnx.load(path))
     with pytest.raises(UserError, match=r"not written; at 48x48 it differs from torch by \d"):
         export_network(network, NETWORKS["eq c4"], path)
     assert path.read_bytes() == before
