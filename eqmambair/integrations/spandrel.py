@@ -35,9 +35,9 @@ def install(registry: ArchRegistry | None = None) -> list[str]:
     Returns:
         The names that were added. A name that the registry has already keeps the meaning that it has there.
     """
-    registry = MAIN_REGISTRY if registry is None else registry
-    others = tuple(support.architecture.id for support in registry if not isinstance(support.architecture, Restorer))
-    added = registry.add(*(ArchSupport.from_architecture(Restorer(name), others) for name in NETWORKS), ignore_duplicates=True)
+    target = MAIN_REGISTRY if registry is None else registry
+    others = tuple(support.architecture.id for support in target if not isinstance(support.architecture, Restorer))
+    added = target.add(*(ArchSupport.from_architecture(Restorer(name), others) for name in NETWORKS), ignore_duplicates=True)
     return [support.architecture.id for support in added]
 
 

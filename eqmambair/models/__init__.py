@@ -28,8 +28,8 @@ def find_model(name: object) -> type[Model]:
     Raises:
         UserError: there is none; the nearest name is told.
     """
-    registry = REGISTRIES["model"]
-    ours = {key.removesuffix(f"_{SUFFIX}"): value for key, value in registry if isinstance(value, type) and issubclass(value, Model)}
+    registered = REGISTRIES["model"]
+    ours = {key.removesuffix(f"_{SUFFIX}"): value for key, value in registered if isinstance(value, type) and issubclass(value, Model)}
     if not isinstance(name, str) or name not in ours:
         raise UserError(f"unknown model {name!r}{nearest(str(name), ours)}")
     return ours[name]

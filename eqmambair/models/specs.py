@@ -64,10 +64,10 @@ def lookup(kind: str, name: str) -> Any:
     Raises:
         UserError: nothing of that name is registered; the nearest name is told.
     """
-    registry = REGISTRIES[kind]
+    registered = REGISTRIES[kind]
     for candidate in (f"{name}_{SUFFIX}", name, f"{name}_basicsr"):
-        if candidate in registry:
-            return registry.get(candidate)
+        if candidate in registered:
+            return registered.get(candidate)
     raise UserError(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
 
 
