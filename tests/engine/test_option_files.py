@@ -11,13 +11,12 @@ from eqmambair.engine.options import load_options
 from eqmambair.engine.schema import Options
 from eqmambair.errors import UserError
 from eqmambair.models.specs import build
+from eqmambair.zoo import bundled_models, find_entry
 from tests.conftest import ROOT
 
-TRAINED = sorted((ROOT / "options" / "trained").glob("*.yml"))
-TRAIN = [*sorted((ROOT / "options").glob("*.yml")), *TRAINED]
+TRAIN = [*sorted((ROOT / "options").glob("*.yml")), *sorted((ROOT / "options" / "trained").glob("*.yml"))]
 RESTORING = [file for file in TRAIN if "model_type: RestorationModel\n" in file.read_text()]  # others: test_vision_option_files.py
 TEST = sorted((ROOT / "options" / "test").glob("*.yml"))
-WEIGHTS = ROOT / "eqmambair" / "weights"
 PARAMETERS = {  # the tables of the two papers' code, counted on the built networks
     "eq_mambair_x2": 12_123_470,
     "eq_mambair_x3": 12_169_630,
@@ -74,10 +73,10 @@ def test_option_file_builds_a_network_that_restores(file: Path) -> None:
     assert output.shape == (1, channels, 8 * options.scale, 8 * options.scale)
 
 
-@pytest.mark.parametrize("file", [file for file in TRAINED if (WEIGHTS / f"{file.stem}.safetensors").exists()], ids=lambda file: file.stem)
-def test_bundled_weights_are_of_the_network_of_their_recipe(file: Path) -> None:
-    network, options = load_network(WEIGHTS / f"{file.stem}.safetensors")
-    recipe = build("network", read(file).network_g)
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_weights_are_of_the_network_of_their_recipe(name: str) -> None:
+    network, options = load_network(bundled_models()[name])
+    recipe = build("network", read(ROOT / str(find_entry(name).option_file)).network_g)
     assert options["type"] == type(recipe).__name__
     assert [(key, value.shape) for key, value in network.state_dict().items()] == [
         (key, value.shape) for key, value in recipe.state_dict().items()
