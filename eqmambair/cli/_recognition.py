@@ -1,4 +1,4 @@
-"""What the commands of recognition share: networks with the cards of their weights, pictures, and the files to write."""
+"""What the commands of recognition share: arguments, networks with the cards of their weights, pictures, and the files to write."""
 
 import argparse
 from collections import Counter
@@ -10,11 +10,34 @@ from torch import nn
 
 from eqmambair.archs import input_channels
 from eqmambair.checkpoints.files import read_card
-from eqmambair.cli._network import network_from_arguments
+from eqmambair.cli._network import add_network_arguments, network_from_arguments
+from eqmambair.cli._sizes import share
 from eqmambair.data.classification import read_class_list
 from eqmambair.data.io import IMAGE_EXTENSIONS, list_images
 from eqmambair.errors import UserError
 from eqmambair.inference.restore import find_device
+
+
+def add_recognition_arguments(parser: argparse.ArgumentParser, *, drawn: str | None = None) -> None:
+    """Add the pictures, those of `add_network_arguments`, --classes, --recursive and --device.
+
+    Args:
+        drawn: what the command draws over the pictures, such as "masks"; adds --output and --opacity. None: it draws nothing.
+    """
+    parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
+    if drawn is not None:
+        parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
+        parser.add_argument("--opacity", type=share, default=0.5, help=f"of the {drawn} over the picture, 0 to 1 (default: %(default)s)")
+    add_network_arguments(parser)
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names, one a line: any word, such as the folder, then the name (default: what the weights say)",
+    )
+    places = "" if drawn is None else "; the results lie in the same sub-folders"
+    parser.add_argument("--recursive", action="store_true", help=f"sub-folders too{places}")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
 
 
 def recognition_network(arguments: argparse.Namespace) -> tuple[nn.Module, dict[str, Any], torch.device]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from eqmambair.cli._network import add_network_arguments
-from eqmambair.cli._recognition import class_names, pictures_in, recognition_network
+from eqmambair.cli._recognition import add_recognition_arguments, class_names, pictures_in, recognition_network
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import at_least
 from eqmambair.data.pictures import open_picture
@@ -64,15 +63,11 @@ def _shown(guesses: list[Guess]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="classify.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
-    add_network_arguments(parser)
+    add_recognition_arguments(parser)
     parser.add_argument("--top", type=at_least(1), default=5, help="classes of each picture (default: %(default)s)")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="names, one a line: folder, then name (default: what the weights say)")
     parser.add_argument("--size", type=at_least(1), help="side of the view in pixels (default: what the weights say, else 224)")
     parser.add_argument("--crop_pct", type=float, help="view over resized shorter side (default: what the weights say, else 0.875)")
     parser.add_argument("--batch", type=at_least(1), default=16, help="pictures at once (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
-    parser.add_argument("--recursive", action="store_true", help="sub-folders too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the classes there as well")
     return parser
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eqmambair.cli._network import add_network_arguments
-from eqmambair.cli._recognition import class_names, pictures_in, places_of_results, recognition_network
+from eqmambair.cli._recognition import add_recognition_arguments, class_names, pictures_in, places_of_results, recognition_network
 from eqmambair.cli._run import run
 from eqmambair.data.coco import listed, mask_tools
 from eqmambair.data.io import write_image
@@ -26,9 +25,8 @@ from eqmambair.inference.tiling import MEMORY_ERRORS, is_out_of_memory
 def main(argv: list[str]) -> int:
     """Write pictures and results; returns 1 where a picture could not be used."""
     args = _parser().parse_args(argv)
-    for name in ("score", "opacity"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise UserError(f"--{name} {getattr(args, name)}: must be from 0 to 1")
+    if not 0 <= args.score <= 1:
+        raise UserError(f"--score {args.score}: must be from 0 to 1")
     mask_tools()  # without it no mask can be written
     pictures = pictures_in(args.inputs, args.recursive)
     targets = places_of_results(pictures, args.output)
@@ -84,9 +82,7 @@ def _told(found: Found, names: list[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="detect.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
-    parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
-    add_network_arguments(parser)
+    add_recognition_arguments(parser, drawn="masks")
     parser.add_argument(
         "--score",
         type=float,
@@ -99,12 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="COCO file whose numbers of pictures and categories the results have (default: paths, labels)",
     )
-    parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="names, one a line: any word, then the name (default: what the weights say)"
-    )
-    parser.add_argument("--opacity", type=float, default=0.5, help="of the masks over the picture, 0 to 1 (default: %(default)s)")
-    parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
     return parser
 
 

@@ -2,16 +2,14 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eqmambair.cli._network import add_network_arguments
-from eqmambair.cli._recognition import class_names, pictures_in, places_of_results, recognition_network
+from eqmambair.cli._recognition import add_recognition_arguments, class_names, pictures_in, places_of_results, recognition_network
 from eqmambair.cli._run import run
-from eqmambair.cli._sizes import at_least, share
+from eqmambair.cli._sizes import at_least
 from eqmambair.data.io import write_image
 from eqmambair.data.label_sets import LABEL_SETS, colours_of
 from eqmambair.data.pictures import open_picture
@@ -67,9 +65,7 @@ def _protocol(args: argparse.Namespace, card: dict[str, Any]) -> Protocol:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segment.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
-    parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
-    add_network_arguments(parser)
+    add_recognition_arguments(parser, drawn="labels")
     pair: dict[str, Any] = {"type": at_least(1), "nargs": 2}
     told = "(default: what the weights say)"
     parser.add_argument("--mode", choices=("whole", "slide"), help=f"whole pictures or windows {told}")
@@ -79,11 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ratios", type=float, nargs="+", help="factors of the size; probabilities are averaged")
     parser.add_argument("--flip", action="store_true", help="also the mirror image of every size")
     parser.add_argument("--pad_multiple", type=at_least(1), help="zeros right and below, to multiples of it")
-    parser.add_argument("--palette", choices=sorted(LABEL_SETS), help="colours and names of a set (default: what the weights say)")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="names, one a line: any word, then the name")
-    parser.add_argument("--opacity", type=share, default=0.5, help="of the labels over the picture, 0 to 1 (default: %(default)s)")
-    parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
+    parser.add_argument("--palette", choices=sorted(LABEL_SETS), help="colours and names of a set, instead of what the weights say")
     return parser
 
 

@@ -48,9 +48,9 @@ class CocoDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder (dataroot); docs/detection.md shows the layout")
         content = _read(self.file)
-        categories = sorted(content["categories"], key=lambda each: each["id"])
-        self.classes = [str(each["name"]) for each in categories]
-        self._label = {each["id"]: label for label, each in enumerate(categories, start=1)}
+        names = _names(content)
+        self.classes = list(names.values())
+        self._label = {number: label for label, number in enumerate(names, start=1)}
         self._things: dict[Any, list[dict[str, Any]]] = {}
         sizes = {each["id"]: (each["width"], each["height"]) for each in content["images"]}
         for thing in content["annotations"]:
@@ -198,8 +198,12 @@ def listed(file: Path) -> tuple[dict[str, int | str], dict[int, str]]:
         UserError: it is missing or not in COCO's form.
     """
     content = _read(file)
-    categories = sorted(content["categories"], key=lambda each: each["id"])
-    return {each["file_name"]: each["id"] for each in content["images"]}, {each["id"]: str(each["name"]) for each in categories}
+    return {each["file_name"]: each["id"] for each in content["images"]}, _names(content)
+
+
+def _names(content: dict[str, list[dict[str, Any]]]) -> dict[int, str]:
+    """The classes of an annotation file, id -> name, in the order of the labels."""
+    return {each["id"]: str(each["name"]) for each in sorted(content["categories"], key=lambda each: each["id"])}
 
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:

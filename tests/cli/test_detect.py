@@ -138,6 +138,12 @@ def test_refusals_in_one_line(folder: Path, weights: Path, monkeypatch: pytest.M
     assert not Path("out").exists()
 
 
+def test_an_opacity_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        detect.main(["in", "--opacity", "2"])
+    assert "argument --opacity: '2' is no number from 0 to 1" in capsys.readouterr().err
+
+
 def test_a_classifier_finds_nothing(folder: Path) -> None:
     options = {"type": "VMamba", "dims": 8, "depths": [1, 1], "num_classes": 3}
     torch.save({"params": build_network(options).state_dict(), "network_g": options}, folder.parent / "classifier.pth")
