@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from eqmambair import build_network, fold, load_weights
+from eqmambair import build_network, load_weights
 from eqmambair.archs.spectral_vmamba_arch import SpectralVMamba
 from eqmambair.archs.vmamba_arch import VisionBlock
 from eqmambair.checkpoints import infer_network, to_official
@@ -24,6 +24,7 @@ from eqmambair.layers.spectral import (
     with_signs,
 )
 from eqmambair.ops.spectral import smallest_eigenvectors
+from tests.archs.forms import check_forms
 from tests.golden import GoldenCase, relative_error
 
 TOLERANCE = 1e-4
@@ -345,15 +346,4 @@ def test_wrong_arguments_are_named(argument, value):
 @pytest.mark.slow
 def test_compiles_exports_folds_and_runs_in_half_precision():
     network = small(dims=[12, 24], depths=[1, 1])
-    images = [torch.rand(2, 3, 96, 80), torch.rand(3, 3, 65, 130)]
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    sizes = {0: torch.export.Dim("b", max=64), 2: torch.export.Dim("h", min=64, max=4096), 3: torch.export.Dim("w", min=64, max=4096)}
-    exported = torch.export.export(network, (images[0],), dynamic_shapes=(sizes,)).module()
-    with torch.no_grad():
-        for image in images:
-            expected = network(image)
-            for form in (compiled, exported, fold(network)):
-                torch.testing.assert_close(form(image), expected)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = network(images[0])
-        assert F.cosine_similarity(half.float(), network(images[0])).min() > 0.9
+    check_forms(network, [torch.rand(2, 3, 96, 80), torch.rand(3, 3, 65, 130)], smallest=64, alike=0.9)
