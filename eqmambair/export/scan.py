@@ -57,10 +57,10 @@ class ScanForm:
 
     def function(self) -> str:
         """The function in ONNX's text form; shapes in its comments are those of `eqmambair.ops.selective_scan`."""
-        body = _SIZES + (_ORDERED if self.order else _UNORDERED)
+        body = _SIZES + (_ORDERED if self.order else _UNORDERED) + _RESULT
         replaced = {
+            "@STEP": "  biased = @BIASED\n" + (_SOFTPLUS if self.softplus else "  step = Identity(biased)\n"),
             "@BIASED": "Add(raw, delta_bias)" if self.bias else "Identity(raw)",
-            "@STEP": _SOFTPLUS if self.softplus else "  step = Identity(biased)\n",
             "@PATH": "Unsqueeze(order_64, _0)" if self.order == 2 else "Identity(order_64)",
             "@OUTPUT": "Mul(C_t, h_t)" if self.one_state else "MatMul(C_t, h_t)",
             "@SKIPPED": "Add(scanned, skip)" if self.skip else "Identity(scanned)",
@@ -168,7 +168,6 @@ _ORDERED = (
   delta_rows = Reshape(delta, rows_of_d)
   raw_read = Gather(delta_rows, row)
   raw = Cast<to=1>(raw_read)
-  biased = @BIASED
 @STEP
   u_rows = Reshape(u, rows_of_d)
   u_read = Gather(u_rows, u_row)
@@ -225,9 +224,6 @@ _ORDERED = (
   of_batch_g = Mul(of_batch, g)
   y_row = Add(of_batch_g, group)
   scanned = Gather(y_rows, y_row)
-@SKIP
-  y_wide = @SKIPPED
-  y = Cast<to=@TYPE>(y_wide)
 """
 )
 
@@ -236,7 +232,6 @@ _UNORDERED = (
   three = Constant<value_ints=[3]>()
   four = Constant<value_ints=[4]>()
   raw = Cast<to=1>(delta)
-  biased = @BIASED
 @STEP
   u_float = Cast<to=1>(u)
   x = Mul(u_float, step)
@@ -261,8 +256,11 @@ _UNORDERED = (
     }>(zeros, steps, xs, Bs, Cs)
   y_tokens = Squeeze(y_first, three)
   scanned = Transpose<perm=[1, 0, 2, 3]>(y_tokens)
+"""
+)
+
+_RESULT = """
 @SKIP
   y_wide = @SKIPPED
   y = Cast<to=@TYPE>(y_wide)
 """
-)

@@ -33,11 +33,11 @@ def grouped(network: nn.Module, grouping: Grouping) -> list[dict[str, Any]]:
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
     exempt = set(_exempt(network, grouping.no_decay))
-    if grouping.no_decay in ("one_dimensional", "dynamics"):
+    lines = grouping.no_decay in ("one_dimensional", "dynamics")
+    if lines:
         for prefix, module in network.named_modules():
             own: set[str] = getattr(module, "no_weight_decay", set)()  # timm's convention: positions, class tokens
             exempt |= {f"{prefix}.{name}" if prefix else name for name in own}
-    lines = grouping.no_decay in ("one_dimensional", "dynamics")
     if grouping.layer_decay is None:
         groups = param_groups_weight_decay(network, 1.0, lines, exempt)
     elif hasattr(network, "group_matcher"):

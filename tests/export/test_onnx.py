@@ -158,9 +158,11 @@ def test_float16_tokens_are_scanned_in_float32():
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=2e-3, atol=1e-2)  # the result itself is float16
 
 
-def test_a_float16_file_takes_and_gives_float16(tmp_path):
-    network = moved(NETWORKS["eq c4"])
+def test_a_float16_file_takes_and_gives_float16_and_leaves_the_network_in_training(tmp_path):
+    network = moved(NETWORKS["eq c4"]).train()
     written = export_network(network, NETWORKS["eq c4"], tmp_path / "x.onnx", half=True)
+    assert network.training
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     model = onnx.load(tmp_path / "x.onnx")
     half = onnx.TensorProto.FLOAT16
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [half, half]
