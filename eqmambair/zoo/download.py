@@ -23,6 +23,7 @@ from typing import IO, Any
 from eqmambair.files import replace_file
 from eqmambair.version import __version__
 
+_COUNT = "[0-9]{1,18}"  # bytes, as servers write them; Python refuses to read thousands of digits
 Progress = Callable[[int, int | None], object]  # bytes that are there, and how many there will be (None: the server does not say)
 
 
@@ -111,7 +112,7 @@ def _try(url: str, partial: Path, patience: Patience, progress: Progress | None)
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
         request = urllib.request.Request(url, headers=headers)
-        with urllib.request.build_opener(_Redirects).open(request, timeout=patience.timeout_s) as response:
+        with _opened(request, patience.timeout_s) as response:
             start, length = _extent(response.status, response.headers, start, partial)
             if not start:
                 forget(partial)
@@ -131,6 +132,13 @@ def _try(url: str, partial: Path, patience: Patience, progress: Progress | None)
         raise _Broken(f"it broke off at {_size(partial):,} bytes: {_said(error)}") from error
 
 
+def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
+    try:
+        return urllib.request.build_opener(_Redirects).open(request, timeout=timeout_s)
+    except ValueError as error:  # names of hosts that cannot be encoded among them
+        raise DownloadError(f"it redirects to what is no address ({_said(error)})") from error
+
+
 def _extent(status: int, headers: Message, start: int, partial: Path) -> tuple[int, int | None]:
     """Where the bytes of an answer begin, and how long the whole file is (None: unknown)."""
     if headers.get_content_type() == "text/html":
@@ -138,14 +146,14 @@ def _extent(status: int, headers: Message, start: int, partial: Path) -> tuple[i
     if headers.get("Content-Encoding", "identity") != "identity":
         raise DownloadError(f"it came encoded as {headers['Content-Encoding']}, which nobody asked for")
     length = headers.get("Content-Length", "")
-    remaining = int(length) if length.isdecimal() else None
+    remaining = int(length) if re.fullmatch(_COUNT, length) else None
     if status != 206:
         return 0, remaining
-    told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
+    told = re.fullmatch(rf"bytes ({_COUNT})-{_COUNT}/({_COUNT}|\*)", headers.get("Content-Range", ""))
     if not start or told is None or int(told[1]) != start:
         forget(partial)
-        raise _Broken(f"the server was asked for bytes from {start} and sent {headers.get('Content-Range', 'others')!r}")
-    return start, int(told[3]) if told[3] != "*" else None
+        raise _Broken(f"the server was asked for bytes from {start} and sent {headers.get('Content-Range', 'others')[:50]!r}")
+    return start, int(told[2]) if told[2] != "*" else None
 
 
 def _receive(

@@ -110,6 +110,20 @@ class _Handler(BaseHTTPRequestHandler):
     def answer_redirect_to_file(self) -> None:
         self._head(302, Location="file:///etc/hostname", Content_Length=0)
 
+    def answer_redirect_to_no_address(self) -> None:
+        self._head(302, Location="http://[/weights.pth", Content_Length=0)
+
+    def answer_redirect_to_no_host(self) -> None:
+        self._head(302, Location=f"http://{'a' * 70}.example/weights.pth", Content_Length=0)
+
+    def answer_absurd_length(self) -> None:
+        self._head(200, Content_Length="9" * 5000)
+        self.wfile.write(self.server.body)
+
+    def answer_absurd_range(self) -> None:
+        self._head(206, Content_Range=f"bytes {'9' * 5000}-1/1", Content_Length=1)
+        self.wfile.write(b"x")
+
     def log_message(self, *arguments: object) -> None:
         pass
 

@@ -12,6 +12,7 @@ from tests.zoo.server import serving
 
 BODY = random.Random(0).randbytes(300_000)
 PATIENT = Patience(timeout_s=30, tries=3, pause_s=0.01)
+NO_ADDRESSES = [(word, "it redirects to what is no address") for word in ("redirect_to_no_address", "redirect_to_no_host")]
 HURRIED = Patience(timeout_s=0.7, slowest=10_000, tries=2, pause_s=0.01)
 
 
@@ -64,7 +65,7 @@ def test_a_server_that_names_no_version_is_never_asked_to_continue(server, tmp_p
     assert server.asked == [None, None]
 
 
-@pytest.mark.parametrize("word", ["another_range", "416", "503"])
+@pytest.mark.parametrize("word", ["another_range", "absurd_range", "416", "503"])
 def test_a_bad_answer_to_the_rest_of_a_file_is_tried_again(server, tmp_path, word):
     server.script = ["truncated", word]
     download(server.url, tmp_path / "part", PATIENT)
@@ -85,7 +86,7 @@ def test_a_length_that_never_comes_is_given_up(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("404", "404"), ("403", "403"), ("page", "web page"), ("redirect_to_file", "not allowed")],
+    [("404", "404"), ("403", "403"), ("page", "web page"), ("redirect_to_file", "not allowed"), *NO_ADDRESSES],
 )
 def test_what_cannot_get_better_is_not_tried_again(server, tmp_path, word, said):
     server.script = [word]
@@ -93,6 +94,12 @@ def test_what_cannot_get_better_is_not_tried_again(server, tmp_path, word, said)
         download(server.url, tmp_path / "part", PATIENT)
     assert len(server.asked) == 1
     assert not (tmp_path / "part").exists()
+
+
+def test_a_length_that_is_no_count_of_bytes_is_none(server, tmp_path):
+    server.script = ["absurd_length"]
+    download(server.url, tmp_path / "part", PATIENT)
+    assert (tmp_path / "part").read_bytes() == BODY
 
 
 def test_redirects_are_followed(server, tmp_path):
