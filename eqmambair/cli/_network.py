@@ -13,7 +13,7 @@ from eqmambair.cli._fetching import model_file
 from eqmambair.engine.options import project_root
 from eqmambair.engine.yaml_source import Source, read_yaml
 from eqmambair.errors import UserError
-from eqmambair.inference.networks import Trained, load_trained
+from eqmambair.inference.networks import Trained, is_exported, load_trained
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,19 @@ class Choice:
     strict: bool = True
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, *, required: bool = True, untrained: bool = False) -> None:
+def add_network_arguments(
+    parser: argparse.ArgumentParser, *, required: bool = True, untrained: bool = False, exported: bool = False
+) -> None:
     """Add --weights, --model, --opt and --param_key.
 
     Args:
         required: whether the command needs a network.
         untrained: whether first weights will do; adds --untrained.
+        exported: whether the command runs .onnx files as well.
     """
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", "-w", type=Path, metavar="FILE", help="weights, ours or published: .safetensors, .pth, .pt")
+    endings = ".safetensors, .pth, .pt; or .onnx, as export_onnx.py writes it" if exported else ".safetensors, .pth, .pt"
+    source.add_argument("--weights", "-w", type=Path, metavar="FILE", help=f"weights, ours or published: {endings}")
     source.add_argument(
         "--model", metavar="NAME", help="weights of the zoo by name, fetched at first use; `python -m eqmambair.zoo list` names them"
     )
@@ -107,6 +111,9 @@ def network_from_arguments(arguments: argparse.Namespace) -> tuple[nn.Module, di
     """
     choice = chosen(arguments)
     if choice.weights is not None:
+        if is_exported(choice.weights):
+            runs = "inference.py, evaluate.py and classify.py run it"
+            raise UserError(f"{choice.weights}: is an exported network; {runs}, here the weights are needed that it was made from")
         network, options = load_network(choice.weights, choice.network, choice.param_key, choice.strict)
         return network, options, choice.weights
     if not hasattr(arguments, "untrained"):

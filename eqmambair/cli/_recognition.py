@@ -10,25 +10,27 @@ from torch import nn
 
 from eqmambair.archs import input_channels
 from eqmambair.checkpoints.files import read_card
-from eqmambair.cli._network import add_network_arguments, network_from_arguments
+from eqmambair.cli._network import add_network_arguments, chosen, network_from_arguments
 from eqmambair.cli._sizes import share
 from eqmambair.data.classification import read_class_list
 from eqmambair.data.io import IMAGE_EXTENSIONS, list_images
 from eqmambair.errors import UserError
+from eqmambair.inference.networks import is_exported, load_exported
 from eqmambair.inference.restore import find_device
 
 
-def add_recognition_arguments(parser: argparse.ArgumentParser, *, drawn: str | None = None) -> None:
+def add_recognition_arguments(parser: argparse.ArgumentParser, *, drawn: str | None = None, exported: bool = False) -> None:
     """Add the pictures, those of `add_network_arguments`, --classes, --recursive and --device.
 
     Args:
         drawn: what the command draws over the pictures, such as "masks"; adds --output and --opacity. None: it draws nothing.
+        exported: whether the command runs .onnx files as well.
     """
     parser.add_argument("inputs", type=Path, nargs="+", help="pictures and folders of pictures")
     if drawn is not None:
         parser.add_argument("--output", "-o", type=Path, default=Path("results"), help="folder (default: %(default)s)")
         parser.add_argument("--opacity", type=share, default=0.5, help=f"of the {drawn} over the picture, 0 to 1 (default: %(default)s)")
-    add_network_arguments(parser)
+    add_network_arguments(parser, exported=exported)
     parser.add_argument(
         "--classes",
         type=Path,
@@ -47,11 +49,28 @@ def recognition_network(arguments: argparse.Namespace) -> tuple[nn.Module, dict[
         UserError: they name none, it cannot be loaded, or it takes other pictures than RGB.
     """
     network, options, weights = network_from_arguments(arguments)
-    channels = input_channels(network, options)
-    if channels != 3:
-        raise UserError(f"{type(network).__name__} takes pictures of {channels} channel{'s' * (channels > 1)}, recognition is for RGB")
+    _check_colour(type(network).__name__, input_channels(network, options))
     device = find_device(arguments.device)
     return network.to(device).eval(), read_card(weights) if weights is not None else {}, device
+
+
+def classifier_from_arguments(arguments: argparse.Namespace) -> tuple[nn.Module, dict[str, Any], torch.device]:
+    """As `recognition_network`, or the classifier in an .onnx file, with the card that the file holds; it runs where it can.
+
+    Raises:
+        UserError: as `recognition_network`; or the file is none of ours, or no classifier.
+    """
+    if arguments.weights is None or not is_exported(arguments.weights):
+        return recognition_network(arguments)
+    choice = chosen(arguments)
+    network = load_exported(arguments.weights, "classification", choice.network, choice.param_key)
+    _check_colour(network.facts.arch, network.facts.channels)
+    return network, network.facts.card, find_device(arguments.device)
+
+
+def _check_colour(arch: str, channels: int) -> None:
+    if channels != 3:
+        raise UserError(f"{arch} takes pictures of {channels} channel{'s' * (channels > 1)}, recognition is for RGB")
 
 
 def class_names(file: Path | None, card: dict[str, Any]) -> list[str] | None:

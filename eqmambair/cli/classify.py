@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from eqmambair.cli._recognition import add_recognition_arguments, class_names, pictures_in, recognition_network
+from eqmambair.cli._recognition import add_recognition_arguments, class_names, classifier_from_arguments, pictures_in
 from eqmambair.cli._run import run
 from eqmambair.cli._sizes import at_least
 from eqmambair.data.pictures import open_picture
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     """Print the table; returns 1 where a picture could not be read."""
     args = _parser().parse_args(argv)
     pictures = [path for path, _ in pictures_in(args.inputs, args.recursive)]
-    network, card, device = recognition_network(args)
+    network, card, device = classifier_from_arguments(args)
     classifier = PictureClassifier(
         network, preprocessing_of(card, size=args.size, crop_pct=args.crop_pct), class_names(args.classes, card), device
     )
@@ -63,7 +63,7 @@ def _shown(guesses: list[Guess]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="classify.py", description=__doc__, allow_abbrev=False)
-    add_recognition_arguments(parser)
+    add_recognition_arguments(parser, exported=True)
     parser.add_argument("--top", type=at_least(1), default=5, help="classes of each picture (default: %(default)s)")
     parser.add_argument("--size", type=at_least(1), help="side of the view in pixels (default: what the weights say, else 224)")
     parser.add_argument("--crop_pct", type=float, help="view over resized shorter side (default: what the weights say, else 0.875)")

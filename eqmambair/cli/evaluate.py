@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", type=Path, help="write the pictures that are measured to this folder, as PNG")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_degradation_arguments(parser)
-    add_network_arguments(parser, required=False)
+    add_network_arguments(parser, required=False, exported=True)
     add_restorer_arguments(parser)
     return parser
 

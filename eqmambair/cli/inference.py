@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="sub-folders too; the results lie in the same sub-folders")
     parser.add_argument("--overwrite", action="store_true", help="make results anew that are there already; else they are left alone")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_network_arguments(parser)
+    add_network_arguments(parser, exported=True)
     add_restorer_arguments(parser)
     add_video_arguments(parser)
     return parser

@@ -16,6 +16,7 @@ from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
+from eqmambair.export import spectral
 from eqmambair.export.scan import DOMAIN, OPSET, ScanForm
 from eqmambair.layers.fold import fold
 
@@ -51,7 +52,7 @@ def onnx_graph(network: nn.Module, example: Tensor, names: tuple[str, str], *, o
     Raises:
         Exception: whatever torch's exporter raises for a network that it cannot trace.
     """
-    forms: dict[str, ScanForm] = {}
+    functions: dict[str, str] = {}
     free = torch.export.Dim.DYNAMIC
     with _quiet(), torch.no_grad():
         program = torch.export.export(
@@ -64,25 +65,26 @@ def onnx_graph(network: nn.Module, example: Tensor, names: tuple[str, str], *, o
             opset_version=OPSET,
             input_names=[names[0]],
             output_names=[names[1]],
-            custom_translation_table=translations(forms),
+            custom_translation_table=translations(functions),
             verbose=False,
             optimize=optimize,
         )
     assert exported is not None
     model: onnx.ModelProto = exported.model_proto
-    for form in forms.values():
-        model.functions.append(onnx.parser.parse_function(form.function()))
+    for function in functions.values():
+        model.functions.append(onnx.parser.parse_function(function))
     model = onnx.inliner.inline_local_functions(model)
     _name_sizes(model)
+    _drop_notes(model.graph)
     onnx.checker.check_model(model)
     return model
 
 
-def translations(forms: dict[str, ScanForm]) -> dict[Any, Any]:
+def translations(functions: dict[str, str]) -> dict[Any, Any]:
     """What torch's exporter calls for operators that it lacks, or knows for constant sizes alone.
 
     Args:
-        forms: the functions that the model needs, by name; each scan that is translated adds its own.
+        functions: texts of the functions that the model needs, by name; what is translated adds its own.
     """
 
     def scan(u, delta, A, B, C, D, delta_bias, order, delta_softplus, chunk, keep):  # type: ignore[no-untyped-def]
@@ -94,10 +96,20 @@ def translations(forms: dict[str, ScanForm]) -> dict[Any, Any]:
             one_state=A.shape[2] == 1,
             half=u.dtype == onnx.TensorProto.FLOAT16,
         )
-        forms[form.name] = form
+        functions[form.name] = form.function()
         given = [value for value in (u, delta, A, B, C, D, delta_bias, order) if value is not None]
-        y = Op(Opset(DOMAIN, 1), form.name, _schema(form))(*given)
+        y = Op(Opset(DOMAIN, 1), form.name, _scan_schema(form))(*given)
         return y, op.Constant(value_floats=[])  # no states are kept
+
+    def smallest_eigenvectors(matrices, count):  # type: ignore[no-untyped-def]
+        functions[spectral.EIGENVECTORS] = spectral.FUNCTIONS[spectral.EIGENVECTORS]
+        schema = _schema(spectral.EIGENVECTORS, {"matrices": "T", "count": "I"}, ("values", "vectors"), {"T": _DOUBLE, "I": _WHOLE})
+        return Op(Opset(DOMAIN, 1), spectral.EIGENVECTORS, schema)(matrices, op.Constant(value_ints=[count]))
+
+    def distances(x, other, p, compute_mode):  # type: ignore[no-untyped-def]
+        functions[spectral.DISTANCES] = spectral.FUNCTIONS[spectral.DISTANCES]
+        schema = _schema(spectral.DISTANCES, {"x": "T"}, ("distances",), {"T": _DOUBLE})
+        return Op(Opset(DOMAIN, 1), spectral.DISTANCES, schema)(x)  # networks take those of a set and itself alone
 
     def remainder(dividend, divisor):  # type: ignore[no-untyped-def]
         return op.Mod(dividend, op.CastLike(divisor, dividend))  # of whole numbers, the only ones that networks take it of
@@ -118,6 +130,8 @@ def translations(forms: dict[str, ScanForm]) -> dict[Any, Any]:
 
     return {
         torch.ops.eqmambair.selective_scan_forward.default: scan,
+        torch.ops.eqmambair.smallest_eigenvectors.default: smallest_eigenvectors,
+        torch.ops.aten._cdist_forward.default: distances,
         torch.ops.aten.remainder.Scalar: remainder,
         torch.ops.aten.sort.stable: stable_sort,
         torch.ops.aten.roll.default: roll,
@@ -130,19 +144,27 @@ def _size(values: Any, dim: int) -> Any:
     return op.Gather(op.Shape(values), place)
 
 
-def _schema(form: ScanForm) -> onnx.defs.OpSchema:
+_FLOATS = ["tensor(float)", "tensor(float16)"]
+_DOUBLE = ["tensor(double)"]
+_WHOLE = ["tensor(int32)", "tensor(int64)"]
+
+
+def _scan_schema(form: ScanForm) -> onnx.defs.OpSchema:
+    kinds = {name: "I" if name == "order" else "W" if name in ("A", "D", "delta_bias") else "T" for name in form.inputs}
+    return _schema(form.name, kinds, ("y",), {"T": _FLOATS, "W": _FLOATS, "I": _WHOLE})
+
+
+def _schema(name: str, inputs: dict[str, str], outputs: tuple[str, ...], types: dict[str, list[str]]) -> onnx.defs.OpSchema:
+    """Of a function of ours: the kind of each input by its name; outputs are of kind T; the types that each kind can be."""
     parameter = onnx.defs.OpSchema.FormalParameter
-    types = ["tensor(float)", "tensor(float16)"]
     return onnx.defs.OpSchema(
-        form.name,
+        name,
         DOMAIN,
         1,
-        inputs=[
-            parameter(name, "I" if name == "order" else "W" if name in ("A", "D", "delta_bias") else "T") for name in form.inputs
-        ],
-        outputs=[parameter("y", "T")],
-        type_constraints=[("T", types, ""), ("W", types, ""), ("I", ["tensor(int32)", "tensor(int64)"], "")],
-    )  # fmt: skip
+        inputs=[parameter(each, kind) for each, kind in inputs.items()],
+        outputs=[parameter(each, "T") for each in outputs],
+        type_constraints=[(kind, allowed, "") for kind, allowed in types.items()],
+    )
 
 
 def _name_sizes(model: onnx.ModelProto) -> None:
@@ -152,6 +174,18 @@ def _name_sizes(model: onnx.ModelProto) -> None:
     for size in model.graph.output[0].type.tensor_type.shape.dim:
         if size.HasField("dim_param"):
             size.Clear()
+
+
+def _drop_notes(graph: onnx.GraphProto) -> None:
+    """Remove what torch's exporter notes of each node (lines of the source, with their folders) and value: most of a file of many nodes."""
+    del graph.value_info[:]
+    for noted in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _drop_notes(attribute.g)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """A network in an .onnx file, run by onnxruntime in the place of a torch module."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmambair.errors import UserError
-
-#: What every key of ours in a model's metadata begins with.
-PREFIX = "eqmambair."
+from eqmambair.export.facts import Facts
 
 
 def missing_packages(what: str, error: ImportError) -> UserError:
@@ -29,10 +26,10 @@ class OnnxNetwork(nn.Module):
         name: what errors call it; None: the file.
 
     Attributes:
-        facts: the model's metadata, without `PREFIX`.
+        facts: what the file says of itself.
 
     Raises:
-        UserError: onnxruntime is not there, the file is missing, no ONNX model, damaged, or not ours.
+        UserError: onnxruntime is not there; or the file is missing, no ONNX model, damaged, or not ours.
     """
 
     def __init__(self, model: str | Path | bytes, name: str | None = None) -> None:
@@ -52,15 +49,13 @@ class OnnxNetwork(nn.Module):
             self.session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), settings, providers=providers)
         except Exception as error:  # onnxruntime's own errors have no class in common but this
             raise UserError(f"{self.name}: no ONNX model that onnxruntime can read, or damaged ({_first_line(error)})") from error
-        given = self.session.get_modelmeta().custom_metadata_map
-        self.facts = {key.removeprefix(PREFIX): value for key, value in given.items() if key.startswith(PREFIX)}
-        if not {"arch", "task", "channels", "options"} <= set(self.facts):
+        try:
+            facts = Facts.from_metadata(self.session.get_modelmeta().custom_metadata_map)
+        except ValueError as error:
+            raise UserError(f"{self.name}: its metadata is damaged ({error}); export it again") from error
+        if facts is None:
             raise UserError(f"{self.name}: an ONNX model, but none of ours; scripts/export_onnx.py writes them")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The ``network_g`` options that the network was built from."""
-        return dict(json.loads(self.facts["options"]))
+        self.facts = facts
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the model.
@@ -69,9 +64,9 @@ class OnnxNetwork(nn.Module):
             UserError: the images have another number of channels, or the network does not take this size.
             MemoryError: memory runs out.
         """
-        if images.shape[1] != int(self.facts["channels"]):
-            raise UserError(f"{self.name}: takes {self.facts['channels']} channels, not {images.shape[1]}")
-        dtype = torch.float16 if self.facts["precision"] == "float16" else torch.float32
+        if images.shape[1] != self.facts.channels:
+            raise UserError(f"{self.name}: takes {self.facts.channels} channels, not {images.shape[1]}")
+        dtype = torch.float16 if self.facts.precision == "float16" else torch.float32
         feed = {self.session.get_inputs()[0].name: images.detach().to("cpu", dtype).contiguous().numpy()}
         try:
             (result,) = self.session.run(None, feed)

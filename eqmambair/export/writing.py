@@ -1,7 +1,5 @@
 """Write a network as an ONNX file that has been compared with torch."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +10,14 @@ from torch import Tensor, nn
 
 from eqmambair.archs.classifier import Classifier
 from eqmambair.errors import UserError
-from eqmambair.export.session import PREFIX, OnnxNetwork, missing_packages
+from eqmambair.export.facts import Facts, Precision
+from eqmambair.export.session import OnnxNetwork, missing_packages
 from eqmambair.files import replace_file
 from eqmambair.version import __version__
 
 #: Networks that restore pictures, and networks that classify them, by the names of their classes.
 RESTORERS = ("EQMambaIR", "MambaIR", "MambaIRUNet", "MambaIRv2", "MambaIRv2Light")
-CLASSIFIERS = ("VMamba", "EQVMamba", "GroupMamba", "V2M", "V2MPyramid")
+CLASSIFIERS = ("VMamba", "EQVMamba", "GroupMamba", "V2M", "V2MPyramid", "SpectralVMamba")
 
 #: The largest difference from torch with which a file is written; that of float16 is multiplied by the largest output, at least 1.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
@@ -65,13 +64,13 @@ def export_network(
     path = Path(path)
     arch = str(options["type"])
     _check_path(path)
-    _check_network(network, options)
+    _check_network(network, options, half)
     try:
         from eqmambair.export.graph import folded_copy, onnx_graph
     except ImportError as error:
         raise missing_packages("exporting", error) from error
     restores = arch in RESTORERS
-    precision = "float16" if half else "float32"
+    precision: Precision = "float16" if half else "float32"
     channels = int(network.in_chans)  # type: ignore[arg-type]
     unit = _unit(network)
     plain = folded_copy(network, half)
@@ -84,22 +83,17 @@ def export_network(
         while root.__cause__ is not None:
             root = root.__cause__
         raise UserError(f"{arch}: torch's exporter cannot trace it ({type(root).__name__}: {' '.join(str(root).split())[:200]})") from error
-    written = json.dumps(dict(options), sort_keys=True)
-    facts = {
-        "version": __version__,
-        "arch": arch,
-        "task": "restoration" if restores else "classification",
-        "channels": str(channels),
-        "precision": precision,
-        "options": written,
-        "options_sha256": hashlib.sha256(written.encode()).hexdigest(),
-    }
-    if restores:
-        facts["scale"] = str(network.upscale)
-    if card:
-        facts["card"] = json.dumps(dict(card))
-    for key, value in facts.items():
-        model.metadata_props.add(key=PREFIX + key, value=value)
+    facts = Facts(
+        arch=arch,
+        task="restoration" if restores else "classification",
+        channels=channels,
+        precision=precision,
+        options=dict(options),
+        scale=int(network.upscale) if restores else 1,  # type: ignore[arg-type]
+        card=dict(card or {}),
+    )
+    for key, value in facts.as_metadata().items():
+        model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = "eqmambair", __version__
     content = model.SerializeToString()
     differences = _compare(OnnxNetwork(content, str(path)), network, channels, unit, precision)
@@ -140,10 +134,8 @@ def _check_path(path: Path) -> None:
         raise UserError(f"{path.parent}: no such folder for {path.name}")
 
 
-def _check_network(network: nn.Module, options: Mapping[str, Any]) -> None:
+def _check_network(network: nn.Module, options: Mapping[str, Any], half: bool) -> None:
     arch = options["type"]
-    if arch == "SpectralVMamba":
-        raise UserError(f"{arch}: its visiting order comes from an eigen-solver, which no ONNX operator is; run it in torch")
     if arch not in (*RESTORERS, *CLASSIFIERS):
         raise UserError(f"{arch}: is not exported; these are: {', '.join((*RESTORERS, *CLASSIFIERS))}")
     if isinstance(network, Classifier) and (not network.num_classes or options.get("out_indices")):
@@ -152,6 +144,10 @@ def _check_network(network: nn.Module, options: Mapping[str, Any]) -> None:
         raise UserError(f"{arch}: eval_routing is gumbel, which draws noise at every run; export with eval_routing: argmax")
     if options.get("shift_single_window") is False:
         raise UserError(f"{arch}: shift_single_window: false treats maps of one window apart; a file has one graph for all sizes")
+    if arch == "SpectralVMamba" and options.get("mode", "invariant") != "invariant":
+        raise UserError(f"{arch}: mode: {options['mode']} takes its order from the signs of torch's eigen-solver; export mode: invariant")
+    if arch == "SpectralVMamba" and half:
+        raise UserError(f"{arch}: its order follows from differences that float16 does not hold; export it in float32")
     if options.get("layout") == "released":
         raise UserError(f"{arch}: the layout 'released' exists on square maps only; a file has its height and width free")
 

@@ -11,6 +11,7 @@ from eqmambair.archs import input_channels
 from eqmambair.checkpoints import load_network
 from eqmambair.errors import UserError
 from eqmambair.export import OnnxNetwork
+from eqmambair.export.facts import Task
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ def load_trained(
     Raises:
         UserError: the file cannot be read, belongs to no known network, or does not fit the options.
     """
-    if Path(weights).suffix.lower() == ".onnx":
-        if options is not None or param_key is not None:
-            raise UserError(f"{weights}: an .onnx file is a whole network; leave the option file and the parameter key out")
-        return _exported(OnnxNetwork(weights))
+    if is_exported(weights):
+        exported = load_exported(weights, "restoration", options, param_key)
+        return Trained(exported, exported.facts.scale, exported.facts.channels, exported.facts.options)
     try:
         network, options = load_network(weights, options, param_key, strict)
     except UserError as error:
@@ -58,7 +58,26 @@ def load_trained(
     return Trained(network, own_scale or scale or 1, input_channels(network, options), options)
 
 
-def _exported(network: OnnxNetwork) -> Trained:
-    if network.facts["task"] != "restoration":
-        raise UserError(f"{network.name}: is a {network.options['type']}, which restores no pictures")
-    return Trained(network, int(network.facts["scale"]), int(network.facts["channels"]), network.options)
+def is_exported(weights: str | Path) -> bool:
+    """Whether a file is a network that `eqmambair.export` wrote, by its ending."""
+    return Path(weights).suffix.lower() == ".onnx"
+
+
+def load_exported(weights: str | Path, task: Task, options: Mapping[str, Any] | None = None, param_key: str | None = None) -> OnnxNetwork:
+    """Take the network that an .onnx file is.
+
+    Args:
+        weights: the file.
+        task: what it is wanted for.
+        options, param_key: as in `load_trained`; they can only be None, since the file needs neither.
+
+    Raises:
+        UserError: the file is not one of ours, is of another task, or options or a key are given.
+    """
+    if options is not None or param_key is not None:
+        raise UserError(f"{weights}: an .onnx file is a whole network; leave the option file and the parameter key out")
+    network = OnnxNetwork(weights)
+    if network.facts.task != task:
+        makes = {"restoration": "restores", "classification": "classifies"}[task]
+        raise UserError(f"{weights}: holds {network.facts.arch}, which {makes} no pictures")
+    return network

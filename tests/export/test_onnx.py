@@ -1,5 +1,6 @@
 """Networks as ONNX files give torch's numbers at every size, by the commands too; what cannot be exported is refused and not written."""
 
+import json
 import re
 import sys
 
@@ -9,10 +10,11 @@ import torch
 
 from eqmambair import build_network
 from eqmambair.checkpoints import save_weights
-from eqmambair.cli import export_onnx, inference
+from eqmambair.cli import classify, export_onnx, inference
 from eqmambair.data.io import read_image, write_image
 from eqmambair.errors import UserError
 from eqmambair.ops import selective_scan
+from tests.conftest import ROOT
 from tests.oracles import scan as oracle
 
 for _package in ("onnx", "onnxscript", "onnxruntime"):
@@ -23,7 +25,7 @@ import onnx.inliner  # noqa: E402
 import onnx.parser  # noqa: E402
 import onnxruntime  # noqa: E402
 
-from eqmambair.export import OnnxNetwork, export_network, writing  # noqa: E402
+from eqmambair.export import OnnxNetwork, export_network, spectral, writing  # noqa: E402
 from eqmambair.export.scan import ScanForm  # noqa: E402
 
 _IR = {"embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
@@ -31,6 +33,7 @@ _LIGHT = {**_IR, "upscale": 2, "upsampler": "pixelshuffledirect"}
 _V2 = {"embed_dim": 16, "depths": [2], "d_state": 1, "num_heads": [4], "window_size": 4, "inner_rank": 4, "num_tokens": 8, "mlp_ratio": 1.0}
 _PYRAMID = {"dims": [8, 16], "depths": [1, 1], "num_classes": 5}
 _GROUPS = {"stem_hidden_dim": 8, "num_classes": 5}
+_SPECTRAL = {"type": "SpectralVMamba", "dims": [16, 24], "depths": [1, 1], "rfn_width": 4, "num_classes": 5}
 NETWORKS = {
     "eq c4": {"type": "EQMambaIR", **_LIGHT},
     "eq d4, gray": {"type": "EQMambaIR", **_IR, "group": "d4", "in_chans": 1},
@@ -43,9 +46,10 @@ NETWORKS = {
     "v2m": {"type": "V2M", "img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "d_state": 2, "num_classes": 5},
     "v2m pyramid": {"type": "V2MPyramid", **_PYRAMID},
 }
-#: Those that take more than ten seconds; "eq c4" is what the other tests have.
+#: Those that take more than ten seconds.
 SLOW = ("unet", "eq-vmamba", "groupmamba", "v2m", "v2m pyramid")
-EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS if name != "eq c4"]
+FIXTURES = ("eq c4", "vmamba")
+EVERY = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS if name not in FIXTURES]
 
 
 def moved(options, seed=0):
@@ -68,7 +72,12 @@ def test_a_file_gives_torchs_numbers_for_every_batch_and_size(tmp_path, name):
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
     exported = OnnxNetwork(tmp_path / "x.onnx")
-    assert exported.options == options
+    assert str(ROOT).encode() not in (tmp_path / "x.onnx").read_bytes()  # the exporter's notes, several times the weights
+    assert exported.facts.options == options
+    give_the_same_numbers(exported, network)
+
+
+def give_the_same_numbers(exported, network):
     for batch, height, width in ((3, 41, 70), (1, 33, 34)):
         images = torch.rand(batch, network.in_chans, height, width)
         with torch.inference_mode():
@@ -91,19 +100,25 @@ def test_the_output_of_an_exported_eq_network_turns_with_the_picture(light_file)
     assert (turned - exported(image).rot90(-1, (-2, -1))).abs().max() > 1e-2
 
 
+def function_session(text, inputs, outputs):
+    """onnxruntime over a model that is one of our functions, its inputs and outputs typed."""
+    call = text.split("\n")[1]
+    name, given = call.split(" (")[0], call.split("(")[1].split(")")[0]
+    results = call.split("=> (")[1].split(")")[0]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 18, "eqmambair": 1]> one ({inputs}) => ({outputs}) {{ {results} = eqmambair.{name}({given}) }}'
+    )
+    model.functions.append(onnx.parser.parse_function(text))
+    return onnxruntime.InferenceSession(onnx.inliner.inline_local_functions(model).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 def scan_session(form):
     """onnxruntime over a model that is one selective scan."""
     types = {"A": "float", "D": "float", "delta_bias": "float", "order": "int64"}
     ranks = {"A": 3, "D": 2, "delta_bias": 2, "order": form.order}
     token = "float16" if form.half else "float"
     given = ", ".join(f"{types.get(name, token)}[{','.join('?' * ranks.get(name, 4))}] {name}" for name in form.inputs)
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": 18, "eqmambair": 1]> scan ({given}) => ({token}[?,?,?,?] y)'
-        f"{{ y = eqmambair.{form.name}({', '.join(form.inputs)}) }}"
-    )
-    model.functions.append(onnx.parser.parse_function(form.function()))
-    content = onnx.inliner.inline_local_functions(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return function_session(form.function(), given, f"{token}[?,?,?,?] y")
 
 
 @pytest.mark.parametrize(
@@ -170,10 +185,54 @@ def test_a_float16_file_takes_and_gives_float16_and_leaves_the_network_in_traini
     assert OnnxNetwork(tmp_path / "x.onnx")(torch.rand(1, 3, 9, 8)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(("batch", "size"), [(2, 1), (1, 2), (2, 3), (3, 6), (2, 37), (1, 64)])
+def test_eigenvectors_in_standard_operators_are_those_of_a_solver(batch, size):
+    draw = np.random.default_rng(size)
+    half = draw.standard_normal((batch, size, size))
+    matrices, count = half + half.transpose(0, 2, 1), min(size, 5)
+    inputs = "double[?,?,?] matrices, int64[1] count"
+    session = function_session(spectral.FUNCTIONS[spectral.EIGENVECTORS], inputs, "double[?,?] values, double[?,?,?] vectors")
+    values, vectors = session.run(None, {"matrices": matrices, "count": np.array([count])})
+    expected, expected_vectors = np.linalg.eigh(matrices)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12 * size)
+    overlap = np.einsum("bnk,bnk->bk", vectors, expected_vectors[..., :count])
+    np.testing.assert_allclose(np.abs(overlap), 1, atol=1e-12)
+    np.testing.assert_allclose(vectors, expected_vectors[..., :count] * np.sign(overlap)[:, None], atol=1e-10)
+
+
+def test_equal_eigenvalues_have_orthonormal_eigenvectors():
+    session = function_session(
+        spectral.FUNCTIONS[spectral.EIGENVECTORS], "double[?,?,?] matrices, int64[1] count", "double[?,?] values, double[?,?,?] vectors"
+    )
+    blocks = np.kron(np.eye(3), np.ones((4, 4)))[None]  # three parts that are not connected: 0 nine times, 4 three times
+    values, vectors = session.run(None, {"matrices": blocks, "count": np.array([12])})
+    np.testing.assert_allclose(values[0], [0] * 9 + [4] * 3, atol=1e-14)
+    np.testing.assert_allclose(vectors[0].T @ vectors[0], np.eye(12), atol=1e-14)
+    np.testing.assert_allclose(blocks[0] @ vectors[0], vectors[0] * values[0], atol=1e-14)
+
+
+@pytest.mark.slow
+def test_an_exported_spectral_network_follows_torchs_order_and_gives_turned_pictures_the_same_logits(tmp_path):
+    network = moved(_SPECTRAL)
+    with torch.no_grad():  # so that the order of the tokens matters: first weights hardly hear the scans
+        for name, parameter in network.named_parameters():
+            if name.endswith(("proj.weight", "linear.weight", "head.weight")):
+                parameter *= 10
+    export_network(network, _SPECTRAL, tmp_path / "x.onnx")
+    exported, image = OnnxNetwork(tmp_path / "x.onnx"), torch.rand(1, 3, 96, 96)
+    give_the_same_numbers(exported, network)
+    logits = exported(image)
+    for turns in (1, 2, 3):
+        torch.testing.assert_close(exported(image.rot90(turns, (-2, -1))), logits, rtol=0, atol=2e-5)
+    with torch.inference_mode():
+        by_rows = network(image, order=torch.arange(36)[None, :, None].expand(1, 36, 4))
+    assert (by_rows - logits).abs().max() > 20 * writing.TOLERANCE["float32"]
+
+
 @pytest.mark.parametrize(
     ("options", "name", "said"),
     [
-        ({"type": "SpectralVMamba", "dims": [12], "depths": [1], "rfn_width": 4}, "x.onnx", "eigen-solver"),
+        ({**_SPECTRAL, "mode": "released"}, "x.onnx", "torch's eigen-solver"),
         ({"type": "MambaIRv2Light", **_V2, "eval_routing": "gumbel"}, "x.onnx", "draws noise"),
         ({"type": "VMamba", **_PYRAMID, "num_classes": 0}, "x.onnx", "no head"),
         ({"type": "V2M", "img_size": 32, "patch_size": 8, "embed_dim": 8, "depth": 1, "layout": "released"}, "x.onnx", "square maps only"),
@@ -224,7 +283,56 @@ def test_inference_takes_an_onnx_file_and_gives_the_same_picture(tmp_path, light
     assert np.abs(by_onnx - by_torch).max() <= 1
 
 
-@pytest.mark.parametrize("damage", ["half", "text", "another", "gone", "classifier", "precision"])
+@pytest.fixture(scope="module")
+def classifier_file(tmp_path_factory):
+    """A classifier, its .onnx file, and beside it the weights, with their card, that the command made it from."""
+    folder = tmp_path_factory.mktemp("classifier")
+    network, options = moved(NETWORKS["vmamba"]), NETWORKS["vmamba"]
+    view = {"size": 40, "crop_pct": 0.8, "interpolation": "bilinear", "mean": [0.4] * 3, "std": [0.2] * 3}
+    card = {"classes": ["apple", "bear", "cat", "dog", "eel"], "preprocessing": view}
+    torch.save({"params": network.state_dict(), "network_g": options, "card": card}, folder / "x.pth")
+    export_onnx.main(["--weights", str(folder / "x.pth"), "-o", str(folder / "x.onnx")])
+    return network, folder / "x.onnx"
+
+
+def test_an_exported_classifier_gives_torchs_numbers(classifier_file):
+    network, path = classifier_file
+    give_the_same_numbers(OnnxNetwork(path), network)
+
+
+def test_classify_takes_an_onnx_file_with_the_names_and_the_view_of_its_card(tmp_path, classifier_file, capsys):
+    path = classifier_file[1]
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", np.random.default_rng(number).integers(0, 256, (50, 60 + number, 3)).astype(np.uint8))
+    reports = []
+    for weights in (path, path.with_suffix(".pth")):
+        assert classify.main([str(tmp_path), "--weights", str(weights), "--json", str(tmp_path / "x.json"), "--batch", "2"]) == 0
+        reports.append(json.loads((tmp_path / "x.json").read_text()))
+    by_onnx, by_torch = reports
+    assert by_onnx["preprocessing"] == by_torch["preprocessing"]
+    assert by_onnx["preprocessing"]["size"] == 40
+    assert len(by_onnx["pictures"]) == 3
+    for picture, guesses in by_torch["pictures"].items():
+        found = by_onnx["pictures"][picture]
+        assert [each["name"] for each in found] == [each["name"] for each in guesses]
+        assert [each["probability"] for each in found] == pytest.approx([each["probability"] for each in guesses], abs=1e-5)
+    assert "eel" in capsys.readouterr().out
+
+
+def test_each_command_says_which_onnx_files_it_runs(tmp_path, light_file, classifier_file):
+    write_image(tmp_path / "in.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(UserError, match="holds EQMambaIR, which classifies no pictures"):
+        classify.main([str(tmp_path), "--weights", str(light_file[1])])
+    with pytest.raises(UserError, match="holds VMamba, which restores no pictures"):
+        inference.main([str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--weights", str(classifier_file[1])])
+    with pytest.raises(UserError, match="leave the option file and the parameter key out"):
+        classify.main([str(tmp_path), "--weights", str(classifier_file[1]), "--param_key", "params"])
+    with pytest.raises(UserError, match="here the weights are needed that it was made from"):
+        export_onnx.main(["--weights", str(light_file[1]), "-o", str(tmp_path / "y.onnx")])
+    assert [each.name for each in tmp_path.iterdir()] == ["in.png"]
+
+
+@pytest.mark.parametrize("damage", ["half", "text", "another", "gone", "metadata", "precision"])
 def test_files_that_cannot_restore_are_one_line(tmp_path, light_file, damage):
     content = light_file[1].read_bytes()
     path, more = tmp_path / "x.onnx", []
@@ -237,11 +345,16 @@ def test_files_that_cannot_restore_are_one_line(tmp_path, light_file, damage):
         for entry in list(model.metadata_props):
             if damage == "another":
                 model.metadata_props.remove(entry)
-            elif damage == "classifier" and entry.key == "eqmambair.task":
-                entry.value = "classification"
+            elif damage == "metadata" and entry.key == "eqmambair.options":
+                entry.value = entry.value[:9]
         more = ["--precision", "bf16"] if damage == "precision" else []
         path.write_bytes(model.SerializeToString())
-    said = {"gone": "no such file", "another": "none of ours", "classifier": "restores no pictures", "precision": "leave --precision out"}
+    said = {
+        "gone": "no such file",
+        "another": "none of ours",
+        "metadata": "eqmambair.options is no mapping",
+        "precision": "leave --precision out",
+    }
     with pytest.raises(UserError, match=said.get(damage, "no ONNX model that onnxruntime can read, or damaged")) as caught:
         restored(tmp_path, "out.png", "--weights", path, *more)
     assert "\n" not in str(caught.value)
