@@ -18,6 +18,9 @@ from eqmambair.video.pixels import Converter, Kind, kind_of
 COPIED = ("audio", "subtitle")  # kinds of streams that go into the result as they are
 _PRINTF = re.compile(r"%0?(\d*)d")
 _USUAL_RATE = Fraction(25)
+# FFmpeg's names of formats whose head says how long the file is, besides avi. Streams (TS, MPG) have no such head.
+_WITH_LENGTH = {"matroska", "mov", "flv", "asf", "mxf"}
+_INEXACT = (Fraction(1), Fraction(1, 200))  # seconds, and share of the whole, that a head may promise too much
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class VideoFile:
         notes: what of the file has no place in the result, one line each.
 
     Raises:
-        UserError: the file is no video, has no video stream, is damaged or cut off, or changes its size; it is named.
+        UserError: the file is no video, has no video stream, is damaged or cut off, or changes its size; it is named. A cut is seen where
+            the file's head says how long it is.
     """
 
     def __init__(self, path: Path, counted: Callable[[], object] | None = None) -> None:
@@ -67,19 +71,26 @@ class VideoFile:
             for other in container.streams:
                 if other.index != stream.index and (other.type not in COPIED or other.codec_context is None):
                     self.notes.append(f"{path}: stream {other.index} ({other.type}) is left out")
+            if stream.metadata.get("alpha_mode") == "1":  # of WebM; not every decoder shows it
+                self.notes.append(f"{path}: has alpha, which is left out")
+        self._step = max(1, round(1 / (Fraction(rate or _USUAL_RATE) * self.time_base)))
         self.count, self._size = 0, (0, 0)
-        times = (0, 0)
-        for time, decoded in self._decoded():
+        shown, decoded = _Clock(), _Clock()
+        for frame in self._decoded():
             if self.count == 0:
-                self._size, self.kind, times = (decoded.width, decoded.height), kind_of(decoded), (time, time)
-                self._note(decoded)
-            times = (times[0], time)
+                self._size, self.kind = (frame.width, frame.height), kind_of(frame)
+                self._note(frame)
+            shown.add(_shown(frame))
+            decoded.add(frame.dts)
             self.count += 1
             if counted is not None:
                 counted()
         if self.count == 0:
             raise UserError(f"{path}: its video stream holds no frame; the file is damaged or cut off")
-        self.rate = Fraction(rate) if rate else _mean_rate(self.count, (times[1] - times[0]) * self.time_base)
+        self._check_length(shown.longest * self.time_base)
+        # AVI has no times of display; what is said to be them is wrong where frames wait for others
+        self._shift = shown.first - decoded.first if shown.faults > decoded.faults else None
+        self.rate = Fraction(rate) if rate else _mean_rate(self.count, (shown.last - shown.first) * self.time_base)
         self.aspect = Fraction(aspect) if aspect else None
         if self.aspect is not None and self.kind.orientation >= 5:
             self.aspect = 1 / self.aspect
@@ -90,19 +101,26 @@ class VideoFile:
             return pyav().open(str(self.path), metadata_errors="ignore")
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """The frames, the first ``skip`` of them left out."""
-        converter = Converter(self.kind)
-        for number, (time, decoded) in enumerate(self._decoded()):
-            if number >= skip:
-                yield Frame(time, int(decoded.duration or 0), converter.to_array(decoded))
+        """The frames, the first ``skip`` of them left out.
 
-    def _decoded(self) -> Iterator[tuple[int, Any]]:
-        """Decoded frames and their times; a frame without a time, or not behind the one before, comes one usual step later."""
-        last, number = None, 0
+        A frame without a time, or not behind the one before, comes one usual step later.
+        """
+        converter = Converter(self.kind)
+        last: int | None = None
+        for number, decoded in enumerate(self._decoded()):
+            time = _shown(decoded) if self._shift is None or decoded.dts is None else decoded.dts + self._shift
+            if last is not None and (time is None or time <= last):
+                time = last + self._step
+            last = time or 0
+            if number >= skip:
+                yield Frame(last, int(decoded.duration or 0), converter.to_array(decoded))
+
+    def _decoded(self) -> Iterator[Any]:
+        """PyAV's frames."""
+        number = 0
         with self.opened() as container:
             stream = video_stream(container, self.path)
             stream.thread_type = "AUTO"
-            step = max(1, round(1 / (Fraction(stream.average_rate or _USUAL_RATE) * self.time_base)))
             with one_line(f"{self.path}: damaged or cut off; repair it first"):
                 for packet in container.demux(stream):
                     decoded = packet.decode()
@@ -112,11 +130,24 @@ class VideoFile:
                         if self._size not in ((0, 0), (frame.width, frame.height)):
                             sizes = f"{frame.width}x{frame.height}, those before are {self._size[0]}x{self._size[1]}"
                             raise UserError(f"{self.path}: frame {number} is {sizes}; cut the file there first")
-                        time = frame.dts if frame.pts is None else frame.pts
-                        if last is not None and (time is None or time <= last):
-                            time = last + step
-                        last, number = time or 0, number + 1
-                        yield last, frame
+                        number += 1
+                        yield frame
+
+    def _check_length(self, longest: Fraction) -> None:
+        """See that the packets of all streams go on for as long as the file's head says.
+
+        Args:
+            longest: seconds between two frames; the last may be shown as long, which not every format says.
+        """
+        with self.opened() as container:
+            length, end = _promised(container, video_stream(container, self.path)), Fraction(0)
+            with one_line(f"{self.path}: damaged or cut off; repair it first"):
+                for packet in container.demux():
+                    if packet.pts is not None:
+                        end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if length - end > max(longest, _INEXACT[0], length * _INEXACT[1]):
+            told = f"ends after {float(end):.1f} s, but says that it lasts {float(length):.1f} s"
+            raise UserError(f"{self.path}: {told}; it is cut off, or its head is wrong; repair it first (ffmpeg -i IN -c copy OUT)")
 
     def _note(self, frame: Any) -> None:
         if frame.interlaced_frame:
@@ -213,6 +244,37 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & pyav().stream.Disposition.attached_pic)
+
+
+def _shown(frame: Any) -> int | None:
+    """When a decoded frame is shown, as far as the file says."""
+    time: int | None = frame.dts if frame.pts is None else frame.pts
+    return time
+
+
+def _promised(container: Any, stream: Any) -> Fraction:
+    """How many seconds a file lasts as its head says; 0 where it does not say."""
+    format_ = container.format.name
+    if format_ == "avi":  # its duration is FFmpeg's guess by the size of the file
+        return Fraction(stream.frames * stream.time_base)
+    return Fraction(container.duration or 0, pyav().time_base) if _WITH_LENGTH & set(format_.split(",")) else Fraction(0)
+
+
+class _Clock:
+    """Times of one kind as they come: the first and the last, the longest step, and how many are missing or do not grow."""
+
+    def __init__(self) -> None:
+        self.first = self.last = self.longest = self.faults = 0
+        self._started = False
+
+    def add(self, time: int | None) -> None:
+        if time is None or (self._started and time <= self.last):
+            self.faults += 1
+        elif self._started:
+            self.longest, self.last = max(self.longest, time - self.last), time
+        else:
+            self.first = self.last = time
+            self._started = True
 
 
 def _mean_rate(count: int, seconds: Fraction) -> Fraction:

@@ -267,6 +267,34 @@ def test_a_cut_file_is_refused_before_any_work(tmp_path, keep, extension):
     assert [path.name for path in tmp_path.iterdir()] == [clip.name]
 
 
+@pytest.mark.parametrize("extension", [".mkv", ".webm", ".avi", ".flv"])
+def test_a_file_that_ends_before_its_head_says_is_refused_before_any_work(tmp_path, extension):
+    """Their readers take what is there for the whole."""
+    clip = tmp_path / f"a{extension}"
+    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4", ".flv": "flv"}.get(extension, "libx264")
+    write_clip(clip, scenes(100, 32, 48), codec=codec)
+    assert VideoFile(clip).count == 100
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) // 5])
+    with pytest.raises(UserError, match=rf"a\{extension}: (ends after \d\.\d s, but says that it lasts 4\.0 s; it is cut|damaged or cut)"):
+        restore(clip, tmp_path / "out.mkv", function=None)
+    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+def test_a_last_frame_that_is_shown_for_long_is_no_cut(tmp_path, extension):
+    clip = write_clip(tmp_path / f"a{extension}", scenes(4), [0, 12800 * 5, 12800 * 12, 12800 * 15])
+    assert VideoFile(clip).count == 4
+
+
+def test_frames_that_wait_for_others_keep_their_pace_in_avi(tmp_path):
+    """AVI counts packets; FFmpeg makes times of that which jump to and fro where B-frames are."""
+    clip = write_clip(tmp_path / "a.avi", scenes(20), options={"bf": "3"}, time_base=Fraction(1, 25))
+    assert not np.all(np.diff(seen(clip).times) > 0)  # else this shows nothing
+    times = [frame.time for frame in VideoFile(clip).frames()]
+    assert np.diff(times).tolist() == [1] * 19
+
+
 def test_a_damaged_stream_is_refused_before_any_work(tmp_path):
     clip = write_clip(tmp_path / "a.mp4", scenes(30, 48, 64), options={"crf": "20"})
     data = bytearray(clip.read_bytes())
