@@ -7,6 +7,10 @@ sections 4 and 6; F-Conv (Xie et al. 2022) for the scale of the coefficients.
 The learned `weight` holds sqrt(T) times the filter. The published code learns coefficients over a filter basis with that norm, and Adam is
 not invariant under a change of scale: with this one a step moves our filters as it moves theirs. For T = 1 a layer is nn.Conv2d.
 
+Filters start in the range of nn.Conv2d, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), where fan_in counts the inputs of one output. `published_init`
+repeats the published code instead: there the coefficients have that range, so the filters start sqrt(T) times smaller; depthwise filters
+count the inputs of all fields, which makes them smaller still; a projection does not count its orientations.
+
 Feature maps are (b, t*c, h, w), orientation slowest. `fold()` returns the ordinary convolution with the same output.
 """
 
@@ -26,11 +30,14 @@ class _FilterConv2d(nn.Module):
 
     pixels: Tensor
 
-    def __init__(self, group: Group, shape: tuple[int, ...], kernel_size: int, bias_fields: int, fan_in: int, dilation: int) -> None:
+    def __init__(
+        self, group: Group, shape: tuple[int, ...], kernel_size: int, bias_fields: int, fan_in: int, published_init: bool, dilation: int = 1
+    ) -> None:  # fmt: skip
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {kernel_size}: must be odd, so that a turn about a pixel's centre keeps the grid")
-        self.group, self.kernel_size, self.fan_in, self.dilation = group, kernel_size, fan_in, dilation
+        self.group, self.kernel_size, self.dilation = group, kernel_size, dilation
+        self.fan_in, self.published_init = fan_in, published_init
         self.padding = dilation * (kernel_size // 2)
         self.weight = nn.Parameter(torch.empty(*shape, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(bias_fields)) if bias_fields else None
@@ -40,9 +47,10 @@ class _FilterConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the published range."""
+        """Draw filters and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)); with `published_init` the weights, sqrt(T) times the filters."""
         bound = 1 / math.sqrt(self.fan_in)
-        nn.init.uniform_(self.weight, -bound, bound)
+        weight_bound = bound if self.published_init else bound * math.sqrt(self.group.order)
+        nn.init.uniform_(self.weight, -weight_bound, weight_bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
@@ -91,11 +99,14 @@ class LiftingConv2d(_FilterConv2d):
         out_fields: fields of the feature map; it has ``group.order * out_fields`` channels.
         kernel_size: odd side of the filter, in pixels.
         bias: whether each output field has a bias.
+        published_init: start in the published range; the head of this file has it.
     """
 
-    def __init__(self, group: Group, in_channels: int, out_fields: int, kernel_size: int = 3, bias: bool = True) -> None:
+    def __init__(
+        self, group: Group, in_channels: int, out_fields: int, kernel_size: int = 3, bias: bool = True, published_init: bool = False
+    ) -> None:  # fmt: skip
         fan_in = in_channels * kernel_size**2
-        super().__init__(group, (out_fields, in_channels), kernel_size, out_fields if bias else 0, fan_in, dilation=1)
+        super().__init__(group, (out_fields, in_channels), kernel_size, out_fields if bias else 0, fan_in, published_init)
 
     def plain_weight(self) -> Tensor:
         return self._moved().permute(2, 0, 1, 3).flatten(0, 1).unflatten(-1, (self.kernel_size, self.kernel_size))
@@ -109,13 +120,16 @@ class GroupConv2d(_FilterConv2d):
         in_fields, out_fields: fields before and after; channels are ``group.order`` times as many.
         kernel_size: odd side of the filter, in pixels.
         bias: whether each output field has a bias.
+        published_init: start in the published range; the head of this file has it.
     """
 
     pick: Tensor
 
-    def __init__(self, group: Group, in_fields: int, out_fields: int, kernel_size: int = 3, bias: bool = True) -> None:
+    def __init__(
+        self, group: Group, in_fields: int, out_fields: int, kernel_size: int = 3, bias: bool = True, published_init: bool = False
+    ) -> None:  # fmt: skip
         fan_in = in_fields * group.order * kernel_size**2
-        super().__init__(group, (out_fields, in_fields, group.order), kernel_size, out_fields if bias else 0, fan_in, dilation=1)
+        super().__init__(group, (out_fields, in_fields, group.order), kernel_size, out_fields if bias else 0, fan_in, published_init)
         pick = group.relative[:, :, None] * kernel_size**2 + self.pixels[:, None, :]  # (t, s, k*k) into (l, k*k)
         self.register_buffer("pick", pick, persistent=False)
 
@@ -137,7 +151,7 @@ class DepthwiseGroupConv2d(_FilterConv2d):
         dilation: distance of the filter's taps, in pixels.
         bias: whether each output field has a bias.
         silu: whether SiLU follows.
-        fan_in: fields that the initial range counts, 1 by default; the published code counts all output fields.
+        published_init: start in the published range; the head of this file has it.
 
     Raises:
         ValueError: if `in_fields` does not divide `out_fields`.
@@ -152,12 +166,13 @@ class DepthwiseGroupConv2d(_FilterConv2d):
         dilation: int = 1,
         bias: bool = True,
         silu: bool = False,
-        fan_in: int = 1,
+        published_init: bool = False,
     ) -> None:
         if out_fields % in_fields:
             raise ValueError(f"out_fields = {out_fields}: must be a multiple of in_fields = {in_fields}")
         self.in_fields, self.silu = in_fields, silu
-        super().__init__(group, (out_fields,), kernel_size, out_fields if bias else 0, fan_in * kernel_size**2, dilation)
+        fan_in = kernel_size**2 * (out_fields if published_init else 1)
+        super().__init__(group, (out_fields,), kernel_size, out_fields if bias else 0, fan_in, published_init, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c_in, h, w) -> (b, c_out, h, w)."""
@@ -179,11 +194,14 @@ class ProjectionConv2d(_FilterConv2d):
         out_channels: channels of the image.
         kernel_size: odd side of the filter, in pixels.
         bias: whether each image channel has a bias.
+        published_init: start in the published range; the head of this file has it.
     """
 
-    def __init__(self, group: Group, in_fields: int, out_channels: int, kernel_size: int = 3, bias: bool = True) -> None:
-        fan_in = in_fields * kernel_size**2
-        super().__init__(group, (out_channels, in_fields), kernel_size, out_channels if bias else 0, fan_in, dilation=1)
+    def __init__(
+        self, group: Group, in_fields: int, out_channels: int, kernel_size: int = 3, bias: bool = True, published_init: bool = False
+    ) -> None:  # fmt: skip
+        fan_in = in_fields * kernel_size**2 * (1 if published_init else group.order)
+        super().__init__(group, (out_channels, in_fields), kernel_size, out_channels if bias else 0, fan_in, published_init)
 
     def plain_weight(self) -> Tensor:
         return self._moved().transpose(1, 2).flatten(1, 2).unflatten(-1, (self.kernel_size, self.kernel_size))

@@ -144,33 +144,38 @@ class GroupKit:
         if drop_form not in ("sample", "element", "published"):
             raise ValueError(f"drop_form: {drop_form!r} is not known; choose 'sample', 'element' or 'published'")
         self.group, self.init, self.drop_form = group, init, drop_form
+        self.published_init = init == "published"
         self.exact_any_size, self.param_generator = exact_any_size, param_generator
         self.order = group.order
         self.scan_paths: ScanPaths = group.scan_order
 
     def lift(self, in_channels: int, width: int) -> nn.Module:
-        return LiftingConv2d(self.group, in_channels, width)
+        return LiftingConv2d(self.group, in_channels, width, published_init=self.published_init)
 
     def lift_strided(self, in_channels: int, width: int, kernel_size: int = 3, stride: int = 2) -> nn.Module:
-        return StridedLiftingConv2d(self.group, in_channels, width, kernel_size, stride, exact_any_size=self.exact_any_size)
+        return StridedLiftingConv2d(
+            self.group, in_channels, width, kernel_size, stride, exact_any_size=self.exact_any_size, published_init=self.published_init
+        )
 
     def conv(self, width_in: int, width_out: int, bias: bool = True) -> nn.Module:
-        return GroupConv2d(self.group, width_in, width_out, bias=bias)
+        return GroupConv2d(self.group, width_in, width_out, bias=bias, published_init=self.published_init)
 
     def conv_strided(self, width_in: int, width_out: int, kernel_size: int = 3, stride: int = 2) -> nn.Module:
-        return StridedGroupConv2d(self.group, width_in, width_out, kernel_size, stride, exact_any_size=self.exact_any_size)
+        return StridedGroupConv2d(
+            self.group, width_in, width_out, kernel_size, stride, exact_any_size=self.exact_any_size, published_init=self.published_init
+        )
 
     def pointwise(self, width_in: int, width_out: int, bias: bool = True) -> nn.Module:
         return Pointwise(GroupLinear(self.group, width_in, width_out, bias))
 
     def depthwise(self, width: int, dilation: int = 1) -> nn.Module:
-        return DepthwiseGroupConv2d(self.group, width, width, dilation=dilation, fan_in=width if self.init == "published" else 1)
+        return DepthwiseGroupConv2d(self.group, width, width, dilation=dilation, published_init=self.published_init)
 
     def project(self, width: int, out_channels: int, bias: bool = True) -> nn.Module:
-        return ProjectionConv2d(self.group, width, out_channels, bias=bias)
+        return ProjectionConv2d(self.group, width, out_channels, bias=bias, published_init=self.published_init)
 
     def readout(self, width: int, out_features: int) -> nn.Module:
-        return InvariantLinear(self.group, width, out_features, true_fan_in=self.init != "published")
+        return InvariantLinear(self.group, width, out_features, true_fan_in=not self.published_init)
 
     def concat(self, maps: Sequence[Tensor]) -> Tensor:
         by_orientation = [channels_last_axis(x).unflatten(-1, (self.order, -1)) for x in maps]  # (b, h, w, t, c_i)

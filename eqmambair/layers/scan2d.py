@@ -105,9 +105,9 @@ class GroupScan2d(nn.Module):
         fields: fields of the map.
         states: state size N of the recurrence.
         expansion: scan fields as a multiple of the map's channels (not fields), rounded down.
-        init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and counts one field in the depthwise fan-in;
-            ``published`` repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2) and all
-            fields count.
+        init: ``mamba`` draws the step path symmetric in +-R^-1/2, as Mamba does, and filters from the range of nn.Conv2d;
+            ``published`` repeats the published code, where both ends of the range have one sign (all weights start at R^-1/2), and
+            filters start smaller (`eqmambair.layers.convolution`).
         gated: whether a second projection of the input gates the result and a mixing layer stands before the gate, as in EQ-MambaIR;
             EQ-VMamba has neither.
         conv_bias: whether the depthwise convolution has a bias.
@@ -135,7 +135,7 @@ class GroupScan2d(nn.Module):
         self.orientations, self.states, self.rank = group.order, states, rank
         self.in_proj = GroupLinear(group, fields, inner, bias=False)
         self.gate_proj = GroupLinear(group, fields, inner, bias=False) if gated else None
-        self.conv = DepthwiseGroupConv2d(group, inner, width, bias=conv_bias, silu=True, fan_in=width if init == "published" else 1)
+        self.conv = DepthwiseGroupConv2d(group, inner, width, bias=conv_bias, silu=True, published_init=init == "published")
         self.x_proj = generate(group, width, rank + 2 * states, bias=False)
         self.dt_proj = generate(group, rank, width, bias=False)
         low = rank**-0.5 if init == "published" else -(rank**-0.5)

@@ -90,13 +90,14 @@ class StridedLiftingConv2d(LiftingConv2d):
         padding: zeros around the image, in pixels.
         bias: whether each output field has a bias.
         exact_any_size: see `StridedGroupConv2d`.
+        published_init: see `LiftingConv2d`.
     """
 
     def __init__(
         self, group: Group, in_channels: int, out_fields: int, kernel_size: int = 3, stride: int = 2, padding: int = 1, bias: bool = True,
-        exact_any_size: bool = True,
+        exact_any_size: bool = True, published_init: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(group, in_channels, out_fields, kernel_size, bias)
+        super().__init__(group, in_channels, out_fields, kernel_size, bias, published_init)
         self.stride, self.padding, self.exact_any_size = stride, padding, exact_any_size
         self.corners = tuple(group.corner(t) for t in group.elements)
 
@@ -126,13 +127,14 @@ class StridedGroupConv2d(GroupConv2d):
         exact_any_size: shift the lattices by as many pixels as the first one leaves over, (side + 2 padding - kernel_size) mod stride: this
             commutes with the group at every size. False always shifts by stride - 1, as the published code does, which commutes only
             where that many are left over; for stride 2 and kernel 3 the two agree on even sides.
+        published_init: see `GroupConv2d`.
     """
 
     def __init__(
         self, group: Group, in_fields: int, out_fields: int, kernel_size: int = 3, stride: int = 2, padding: int = 1, bias: bool = True,
-        exact_any_size: bool = True,
+        exact_any_size: bool = True, published_init: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(group, in_fields, out_fields, kernel_size, bias)
+        super().__init__(group, in_fields, out_fields, kernel_size, bias, published_init)
         self.stride, self.padding, self.exact_any_size = stride, padding, exact_any_size
         self.corners = tuple(group.corner(t) for t in group.elements)
 

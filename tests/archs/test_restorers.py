@@ -202,6 +202,20 @@ def test_published_initialisation_repeats_the_constant_step_weights():
     assert ours.dt_proj.weight.abs().max() <= bound
 
 
+def test_filters_start_in_the_range_of_an_ordinary_convolution_and_with_published_initialisation_in_a_smaller_one():
+    widest = {}
+    for init in ("mamba", "published"):
+        network = build_network({"type": "EQMambaIR", **SMALL, "init": init})
+        depthwise = network.groups[0].blocks[0].scan.conv
+        layers = {"lift": network.lift, "conv": network.conv_after, "depthwise": depthwise, "project": network.head}
+        widest[init] = {name: layer.base_filter().abs().max().item() for name, layer in layers.items()}
+    channels = network.conv_after.weight.shape[1] * 4
+    ranges = {"lift": (3 * 9) ** -0.5, "conv": (channels * 9) ** -0.5, "depthwise": 9**-0.5, "project": (channels * 9) ** -0.5}
+    assert widest["mamba"] == pytest.approx(ranges, rel=0.05)
+    smaller = {"lift": 0.5, "conv": 0.5, "depthwise": 0.5 * depthwise.weight.shape[0] ** -0.5, "project": 1}
+    assert widest["published"] == pytest.approx({name: ranges[name] * factor for name, factor in smaller.items()}, rel=0.05)
+
+
 def test_initial_steps_lie_in_the_range_of_mamba():
     scan = build_network({"type": "MambaIR", **SMALL}).groups[0].blocks[0].scan
     step = nn.functional.softplus(scan.delta_bias)
