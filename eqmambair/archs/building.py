@@ -70,8 +70,8 @@ def _registered(name: Any) -> Any:
     return ARCH_REGISTRY.get(registered)
 
 
-def input_channels(network: nn.Module, options: Mapping[str, Any]) -> int:
-    """Channels of the images that a network takes: its attribute ``in_chans``, else what its options say, else 3.
+def input_channels(network: nn.Module, options: Mapping[str, Any], default: int = 3) -> int:
+    """Channels of the images that a network takes: its attribute ``in_chans``, else what its options say, else `default`.
 
     Args:
         network: any registered network, basicsr's own included.

@@ -100,6 +100,11 @@ class PairedImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """The name that tells the sample from others, wherever the data lie; a run that goes on must find the same ones."""
         return self.keys[index]
 
+    @property
+    def channels(self) -> int:
+        """Channels of ``lq`` and ``gt``."""
+        return 3 if self.color == "rgb" else 1
+
     def describe(self, index: int) -> str:
         """What messages call the sample."""
         return self.gt.describe(self.keys[index]) if self.gt else self._lq_store().describe(self.lq_keys[index])

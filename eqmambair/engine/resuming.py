@@ -55,6 +55,8 @@ def _find(options: Options, store: StateStore, auto_resume: bool) -> Path | None
             raise UserError(f"{store.folder}: all {len(store.steps())} states are damaged; without --auto_resume the run starts anew")
     if options.path.resume_state is not None:
         place = options.resolve(options.path.resume_state)
+        if not place.is_dir():
+            raise UserError(f"path.resume_state: {place}: no such folder; states are those in experiments/NAME/training_states")
         problem = store.damage(place)
         if problem is not None:
             raise UserError(f"path.resume_state: {place}: {problem}")

@@ -93,6 +93,8 @@ def parse_yaml(text: str, file: str) -> Source:
             data = loader.construct_document(root)
         finally:
             loader.dispose()
+    except UserError:  # is a ValueError, and says all already
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eqmambair.archs import input_channels
 from eqmambair.errors import UserError
+from eqmambair.models.building import check_channels, described
 
 
 def check_fit(network: nn.Module, options: Mapping[str, Any], kind: str, classes: Sequence[str], others: Sequence[str] | None) -> None:
@@ -22,9 +22,7 @@ def check_fit(network: nn.Module, options: Mapping[str, Any], kind: str, classes
     Raises:
         UserError: the network takes other pictures than RGB or has another number of classes, or the sets differ in theirs.
     """
-    channels = input_channels(network, options)
-    if channels != 3:
-        raise UserError(f"network_g: {type(network).__name__} takes {channels} channels, {kind} has pictures of 3")
+    check_channels(network, options, kind, 3)
     logits = getattr(network, "num_classes", len(classes))
     if len(classes) != logits:
         raise UserError(f"datasets: {kind} has {len(classes)} classes, the network {logits} (network_g.num_classes)")
@@ -48,9 +46,8 @@ def checked_logits(output: Any, axes: int, classes: int, name: str) -> Tensor:
         UserError: it is something else.
     """
     if not isinstance(output, Tensor) or output.dim() != axes or output.shape[1] != classes:
-        found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         wanted = f"(batch, {classes})" if axes == 2 else f"(batch, {classes}, height, width)"
-        raise UserError(f"network_g: {name} gives {found}, not logits of shape {wanted}")
+        raise UserError(f"network_g: {name} gives {described(output)}, not logits of shape {wanted}")
     return output.float()
 
 

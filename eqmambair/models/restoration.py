@@ -9,9 +9,11 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from pydantic import Field
 from torch import Tensor, nn
 
+from eqmambair.data.datasets import PairedImageDataset
 from eqmambair.data.io import write_image
+from eqmambair.errors import UserError
 from eqmambair.models.base import Model, Problem, Record, TrainKeys, ValidationRequest
-from eqmambair.models.building import built, built_dataset, started_network
+from eqmambair.models.building import built, built_dataset, check_channels, described, started_network
 from eqmambair.models.grids import comparison
 from eqmambair.models.restoration_metrics import measure, metric_problems
 from eqmambair.models.specs import SUFFIX, LossSpec, lookup
@@ -105,7 +107,10 @@ class RestorationModel(Model):
         return started_network(self.options, self.device)
 
     def build_dataset(self, section: Any, phase: str) -> torch.utils.data.Dataset[Any]:
-        return built_dataset(self.options, section, phase)
+        dataset: torch.utils.data.Dataset[Any] = built_dataset(self.options, section, phase)
+        if isinstance(dataset, PairedImageDataset):
+            check_channels(self.network, self.options.network_g, f"{section.type} (color: {dataset.color})", dataset.channels)
+        return dataset
 
     def batch_names(self, batch: Any) -> list[str]:
         return list(batch["lq_path"])
@@ -113,6 +118,8 @@ class RestorationModel(Model):
     def training_step(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         lq, gt = mix(batch["lq"], batch["gt"], self.options.train.mixing_augs)
         output = network(lq)
+        if not isinstance(output, Tensor) or output.shape != gt.shape:
+            raise UserError(f"network_g: {type(self.network).__name__} gives {described(output)}, the truth has {tuple(gt.shape)}")
         parts: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             value = loss(output.float(), gt)

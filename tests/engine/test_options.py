@@ -142,6 +142,7 @@ def test_broken_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message
     with pytest.raises(UserError) as caught:
         load_options(file)
     assert message in str(caught.value)
+    assert str(caught.value).count(str(file)) == 1
 
 
 @pytest.mark.parametrize("path", ["missing.yml", "."])

@@ -216,13 +216,18 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"datasets__train__dataroot_gt": "nowhere"}, {"path__pretrain_network_g": "nowhere.pth"}, {"path__resume_state": "nowhere"}],
+    [
+        {"datasets__train__dataroot_gt": "nowhere"},
+        {"datasets__train__color": "gray"},
+        {"path__pretrain_network_g": "nowhere.pth"},
+        {"path__resume_state": "nowhere"},
+    ],
 )
 def test_refused_start_leaves_the_older_run_where_it_is(pictures: Path, changes: dict[str, Any]) -> None:
     run_here(write_options(pictures, train__total_iter=5))
     folder = pictures / "experiments" / "tiny"
     before = _files(folder)
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere(: no such|\\.pth: no such)|color: gray. has pictures of 1"):
         run_here(write_options(pictures, **changes))
     assert _files(folder) == before
     assert [each.name for each in folder.parent.iterdir() if each.is_dir()] == ["tiny"]

@@ -40,6 +40,33 @@ def test_loss_is_the_weighted_mean_difference(model: RestorationModel) -> None:
     assert list(parts) == ["l_pix"]
 
 
+@pytest.mark.parametrize(("taken", "color", "channels"), [(1, "rgb", 3), (3, "gray", 1), (3, "y", 1)])
+def test_pictures_of_other_channels_are_refused(tmp_path: Path, taken: int, color: str, channels: int) -> None:
+    make_pictures(tmp_path / "gt", count=1)
+    colors = {"datasets__train__color": color, "datasets__val__color": color}
+    for in_chans, fits in ((channels, True), (taken, False)):
+        options, _ = load_options(write_options(tmp_path, network_g__in_chans=in_chans, **colors))
+        model = RestorationModel(options, torch.device("cpu"))
+        for phase in ("train", "val"):
+            if fits:
+                dataset = model.build_dataset(options.datasets[phase], phase)
+                assert dataset[0]["lq"].shape[0] == channels
+                continue
+            with pytest.raises(
+                UserError, match=rf"TinySR takes {taken} channels, PairedImageDataset .color: {color}. has pictures of {channels}"
+            ):
+                model.build_dataset(options.datasets[phase], phase)
+
+
+def test_an_output_of_another_shape_than_the_truth_is_refused(model: RestorationModel) -> None:
+    """One channel would be compared with each of three, by broadcasting."""
+    batch = {"lq": torch.rand(2, 3, 4, 4), "gt": torch.rand(2, 3, 8, 8), "lq_path": ["a", "b"]}
+    with pytest.raises(UserError, match=r"TinySR gives a tensor of shape \(2, 1, 8, 8\), the truth has \(2, 3, 8, 8\)"):
+        model.training_step(torch.nn.Sequential(model.network, torch.nn.Conv2d(3, 1, 1)), batch)
+    with pytest.raises(UserError, match="TinySR gives a dict, the truth has"):
+        model.training_step(lambda lq: {"out": model.network(lq)}, batch)
+
+
 def test_measures_are_those_of_the_benchmarks(model: RestorationModel, tmp_path: Path) -> None:
     dataset = model.build_dataset(model.options.datasets["val"], "val")
     batch = model.move(torch.utils.data.default_collate([dataset[0]]))
