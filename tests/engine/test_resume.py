@@ -227,7 +227,7 @@ def test_refused_start_leaves_the_older_run_where_it_is(pictures: Path, changes:
     run_here(write_options(pictures, train__total_iter=5))
     folder = pictures / "experiments" / "tiny"
     before = _files(folder)
-    with pytest.raises(UserError, match="nowhere(: no such|\\.pth: no such)|color: gray. has pictures of 1"):
+    with pytest.raises(UserError, match=r"nowhere(: no such|\.pth: no such)|color: gray. has pictures of 1"):
         run_here(write_options(pictures, **changes))
     assert _files(folder) == before
     assert [each.name for each in folder.parent.iterdir() if each.is_dir()] == ["tiny"]
