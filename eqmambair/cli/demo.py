@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+from collections import Counter
 from pathlib import Path
 
 from eqmambair.cli._run import run
@@ -20,15 +21,15 @@ def main(argv: list[str]) -> None:
         UserError: weights cannot be loaded, the device or the port cannot be used.
     """
     arguments = _parser().parse_args(argv)
-    named = {path.name: Model(path, load_trained(path).scale) for path in arguments.weights}
+    named = {name: Model(path, load_trained(path).scale) for name, path in _names(arguments.weights).items()}
     known = [entry for entry in entries().values() if entry.task not in _NO_PICTURES]
     here = {entry.name: Model(path, entry.scale or load_trained(path).scale) for entry in known if (path := locate(entry.name))}
     limits = Limits(arguments.max_megabytes * 1_000_000, arguments.max_megapixels * 1_000_000)
     workshop = Workshop({**named, **here}, limits, find_device(arguments.device))
     with DemoServer(workshop, arguments.port) as server:
-        print(f"open {server.address} in a browser on this machine; Ctrl-C ends", flush=True)
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where a shell told this process to ignore Ctrl-C
+            print(f"open {server.address} in a browser on this machine; Ctrl-C ends", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print("ended")
@@ -44,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_megabytes", type=_positive, default=20, help="of an upload (default: %(default)s)")
     parser.add_argument("--max_megapixels", type=_positive, default=4, help="of a picture (default: %(default)s)")
     return parser
+
+
+def _names(files: list[Path]) -> dict[str, Path]:
+    """Files by their names, and by their paths where two have one name."""
+    count = Counter(path.name for path in files)
+    return {path.name if count[path.name] == 1 else str(path): path for path in files}
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,8 @@ from eqmambair.demo.work import Workshop
 from eqmambair.errors import UserError
 
 _PAGE = Path(__file__).with_name("page.html")
-_JOB = re.compile(r"/jobs/(\d{1,9})(?:/([a-z0-9]+)\.png)?")
+_JOB = re.compile(r"/jobs/([0-9]{1,9})(?:/([a-z0-9]+)\.png)?")
+_STOP = re.compile(r"/jobs/([0-9]{1,9})/stop")
 _HOST = "127.0.0.1"
 _POLICY = "default-src 'none'; img-src 'self' data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 
@@ -58,17 +59,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """A picture to work on."""
+        """A picture to work on, or a job that nobody waits for any more."""
         self._answer(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing; the command prints the address, and errors are on the page."""
 
     def _answer(self, respond: Callable[[str, dict[str, str]], None]) -> None:
-        own = {f"{_HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
-        origin = self.headers.get("Origin")
+        own = [f"http://{name}:{self.server.server_port}" for name in (_HOST, "localhost")]
         # pages of other sites reach the loopback too: by a name that points here, or by sending forms
-        if self.headers.get("Host") not in own or (origin is not None and urlsplit(origin).netloc not in own):
+        if f"http://{self.headers.get('Host')}" not in own or self.headers.get("Origin", own[0]) not in own:
             self._send(403, "text/plain", b"this page is for this machine alone")
             return
         parts = urlsplit(self.path)
@@ -100,9 +100,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, path: str, query: dict[str, str]) -> None:
         workshop, limit = self.server.workshop, self.server.workshop.limits.bytes
+        if match := _STOP.fullmatch(path):
+            workshop.stop(int(match[1]))
+            self._json({})
+            return
         name = query.get("name", "picture")[:100]
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not re.fullmatch(r"[0-9]{1,15}", length):
             raise UserError("an upload has to say its length")
         if int(length) > limit:
             raise UserError(f"{name}: {int(length):,} bytes; at most {limit:,} are taken")
@@ -133,6 +137,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _whole(text: str, name: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", text):
+    if not re.fullmatch(r"[0-9]{1,6}", text):
         raise UserError(f"{name} is a whole number, not {text!r}")
     return int(text)

@@ -20,8 +20,8 @@ from eqmambair.data.prepare import upscale
 from eqmambair.errors import UserError
 from eqmambair.inference.networks import load_trained
 from eqmambair.inference.restore import Restorer
-from eqmambair.inference.tiling import Progress
 
+_ENDED = ("done", "failed", "stopped")
 _KEPT_JOBS = 4  # finished ones; older results are forgotten
 _TURNED_SIDE = 160  # pixels; turns are shown on the centre of a picture, without tiles
 _AMPLIFIED = 32
@@ -55,7 +55,8 @@ class Job:
     Attributes:
         done: tiles, or passes through a network.
         total: of these; 0 before the first.
-        state: "waiting", "working", "done" or "failed".
+        state: "waiting", "working", "done", "failed" or "stopped".
+        unwanted: whether it is to be given up, behind the tile or the network in work.
         error: one line, if it failed.
         pictures: PNG files by name.
         facts: what the page prints.
@@ -64,9 +65,24 @@ class Job:
     done: int = 0
     total: int = 0
     state: str = "waiting"
+    unwanted: bool = False
     error: str = ""
     pictures: dict[str, bytes] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, done: int, total: int) -> None:
+        """Note how far it is.
+
+        Raises:
+            _Unwanted: it is to be given up.
+        """
+        self.done, self.total = done, total
+        if self.unwanted:
+            raise _Unwanted
+
+
+class _Unwanted(Exception):
+    """Ends a job that is to be given up."""
 
 
 class Workshop:
@@ -165,14 +181,22 @@ class Workshop:
                 raise UserError("this result is no longer kept; begin again")
             return self._jobs[number]
 
+    def stop(self, number: int) -> None:
+        """Give a job up, so that the next one begins; what is finished stays.
+
+        Raises:
+            UserError: as `job`.
+        """
+        self.job(number).unwanted = True
+
     def _begin(self, work: Callable[[Job], None]) -> int:
         job = Job()
         with self._guard:
-            if sum(each.state in ("waiting", "working") for each in self._jobs.values()) >= _KEPT_JOBS:
+            if sum(each.state not in _ENDED and not each.unwanted for each in self._jobs.values()) >= _KEPT_JOBS:
                 raise UserError("too many pictures wait already; try again when one is done")
             number = next(self._numbers)
             self._jobs[number] = job
-            for old in [key for key, each in self._jobs.items() if each.state in ("done", "failed")][:-_KEPT_JOBS]:
+            for old in [key for key, each in self._jobs.items() if each.state in _ENDED][:-_KEPT_JOBS]:
                 del self._jobs[old]
         threading.Thread(target=self._run, args=(job, work), daemon=True).start()
         return number
@@ -181,8 +205,11 @@ class Workshop:
         with self._turn:
             job.state = "working"
             try:
+                job.count(0, 0)
                 work(job)
                 job.state = "done"
+            except _Unwanted:
+                job.state = "stopped"
             except UserError as error:
                 job.error, job.state = str(error), "failed"
             except Exception as error:  # the page has to say that nothing more will come
@@ -190,11 +217,8 @@ class Workshop:
                 raise
 
     def _restore(self, job: Job, image: Image, model: str, tile: int | None) -> None:
-        def count(at: Progress) -> None:
-            job.done, job.total = at.done, at.total
-
         restorer = self.model(model, tile)
-        restored = restorer(image, count)
+        restored = restorer(image, lambda at: job.count(at.done, at.total))
         before = upscale(image, restorer.scale) if restorer.scale > 1 else image
         job.pictures = {"before": _png(before), "after": _png(restored)}
         job.facts = {"width": restored.shape[1], "height": restored.shape[0], "scale": restorer.scale}
@@ -203,7 +227,7 @@ class Workshop:
         top, left = ((side - min(side, _TURNED_SIDE)) // 2 for side in image.shape[:2])
         centre = to_float(image[top : top + _TURNED_SIDE, left : left + _TURNED_SIDE, :3])
         x = torch.from_numpy(np.ascontiguousarray(centre)).permute(2, 0, 1)[None]
-        job.total = 2 * len(models)
+        steps = 2 * len(models)
         job.pictures["input"] = _png(_pixels(torch.rot90(x, turns, (-2, -1))))
         rows = []
         for place, name in enumerate(models):
@@ -211,10 +235,11 @@ class Workshop:
             if restorer.channels not in (1, 3):
                 raise UserError(f"{name} takes {restorer.channels} channels; pictures have 1 or 3")
             seen = x.expand(-1, 3, -1, -1) if restorer.channels == 3 else x.mean(1, keepdim=True)
+            job.count(2 * place, steps)
             upright = restorer.restore_tensor(seen)
-            job.done += 1
+            job.count(2 * place + 1, steps)
             turned = restorer.restore_tensor(torch.rot90(seen, turns, (-2, -1)).contiguous())
-            job.done += 1
+            job.count(2 * place + 2, steps)
             difference = (turned.double() - torch.rot90(upright, turns, (-2, -1)).double()).abs()
             rows.append(
                 {

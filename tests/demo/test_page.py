@@ -5,8 +5,13 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -129,8 +134,62 @@ def test_a_picture_of_many_pixels_in_few_bytes_is_refused_before_it_is_decoded(s
         server.workshop.checked(encoded(np.zeros((4000, 5000), np.uint8)), "a.png")
 
 
+@pytest.fixture
+def held(server, monkeypatch):
+    """An event that holds every network back, so that jobs are found at work."""
+    go, plain = threading.Event(), Restorer.restore_tensor
+
+    def waiting(self, *given):
+        go.wait(60)
+        return plain(self, *given)
+
+    monkeypatch.setattr(Restorer, "restore_tensor", waiting)
+    yield go
+    go.set()
+
+
+@pytest.mark.parametrize("path", ["/restore", "/turns"])
+def test_a_job_that_is_stopped_makes_room_for_others(server, held, path):
+    query = urlencode({"name": "a.png", "model": EQ, "turns": 1, "first": EQ, "second": PLAIN})
+    numbers = []
+    for place in range(8):  # four wait at most; those that nobody wants do not count
+        status, content = asked(server, "POST", f"{path}?{query}", encoded(picture(16, 16)))
+        assert status == 200, content
+        numbers.append(content["job"])
+        if place != 7:
+            assert asked(server, "POST", f"/jobs/{numbers[-1]}/stop") == (200, {})
+    held.set()
+    job, state = finished(server, path, encoded(picture(16, 16)), name="a.png", model=EQ, turns=1, first=EQ, second=PLAIN)
+    assert state["state"] == "done"
+    states = [server.workshop.job(number).state for number in numbers if number > job - 4]
+    assert states == ["stopped"] * (len(states) - 1) + ["done"]
+    assert asked(server, "POST", "/jobs/999999/stop")[0] == 400
+
+
+def test_a_fifth_picture_does_not_wait(server, held):
+    path = f"/restore?{urlencode({'name': 'a.png', 'model': EQ})}"
+    answers = [asked(server, "POST", path, encoded(picture(16, 16))) for _ in range(5)]
+    assert [status for status, _ in answers] == [200] * 4 + [400]
+    assert "too many pictures wait already" in answers[4][1]["error"]
+    held.set()
+    while server.workshop.job(answers[3][1]["job"]).state != "done":
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "+5", "\u00b2", ""])
+def test_an_upload_without_a_length_is_refused(server, length):
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+        head = f"POST /restore HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode("latin-1"))
+        with connection.makefile("rb") as answer:
+            said = answer.read()
+    assert said.startswith(b"HTTP/1.0 400 ")
+    assert b"an upload has to say its length" in said
+
+
 def test_other_sites_are_refused(server):
-    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+    origins = ["http://evil.example", "null", "http://[", "", f"https://127.0.0.1:{server.server_port}"]
+    for headers in ({"Host": "evil.example"}, *({"Origin": origin} for origin in origins)):
         answer, _ = request(server, "GET", "/models", **headers)
         assert answer.status == 403
     assert request(server, "GET", "/models", Origin=server.address.rstrip("/"))[0].status == 200
@@ -170,16 +229,53 @@ def test_a_port_that_is_taken_and_weights_that_are_missing_are_one_line(server, 
         demo.main(["--weights", str(tmp_path / "none.pth")])
 
 
+def test_weights_of_one_name_keep_apart(tmp_path, monkeypatch):
+    files = [tmp_path / run / "net_g.safetensors" for run in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(bundled_models()[PLAIN], file)
+    offered = []
+
+    def server(workshop, port):
+        offered.extend(workshop.models)
+        raise UserError("enough")
+
+    monkeypatch.setattr(demo, "DemoServer", server)
+    with pytest.raises(UserError, match="enough"):
+        demo.main(["--weights", *map(str, files), str(bundled_models()[EQ])])
+    assert {*map(str, files), f"{EQ}.safetensors"} <= set(offered)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_server_in_the_background_of_a_shell_ends_on_sigterm():
+    """A shell starts what ends with & so that it ignores Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, "scripts/demo.py", "--port", "0"],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        assert process.stdout.readline().startswith("open http://127.0.0.1:")
+        process.terminate()
+        assert process.communicate(timeout=60)[0] == "ended\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
+
+
 def browser_path():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.mark.skipif(browser_path() is None, reason="no Chromium on the PATH")
-def test_a_person_restores_compares_and_downloads(server, tmp_path):
+def test_a_person_restores_compares_stops_and_downloads(server, held, tmp_path):
     """Pictures of what is seen are written to the folder that EQMAMBAIR_SCREENSHOTS names."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     write_image(tmp_path / "cat.png", np.ascontiguousarray(data.chelsea()[70:230, 120:300]))
     write_image(tmp_path / "large.png", np.zeros((200, 200, 3), np.uint8))
+    held.set()
     shots = os.environ.get("EQMAMBAIR_SCREENSHOTS")
     with playwright.sync_playwright() as engine:
         page = engine.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"]).new_page(
@@ -193,6 +289,7 @@ def test_a_person_restores_compares_and_downloads(server, tmp_path):
         page.select_option("#restore .scale", "2")
         page.click("#restore .go")
         page.wait_for_selector("#restore .result:not([hidden])", timeout=120_000)
+        assert page.locator("#restore .stop").is_hidden()
         page.locator("#restore input[type=range]").fill("30")
         assert page.eval_on_selector(".compare", "each => each.style.getPropertyValue('--at')") == "30%"
         with page.expect_download() as download:
@@ -202,9 +299,16 @@ def test_a_person_restores_compares_and_downloads(server, tmp_path):
         assert read_image(tmp_path / "result.png").shape == (320, 360, 3)
         if shots:
             page.screenshot(path=f"{shots}/restore.jpg", full_page=True, quality=85)
+        held.clear()
+        page.click("#restore .go")
+        page.click("#restore .stop")
+        held.set()
+        page.wait_for_selector("#restore .error:has-text('stopped')")
+        assert page.locator("#restore .stop").is_hidden()
+        assert page.locator("#restore .go").is_enabled()
         page.set_input_files("#restore input[type=file]", tmp_path / "large.png")
         page.click("#restore .go")
-        page.wait_for_function("document.querySelector('#restore .error').textContent.includes('at most 30,000 are taken')")
+        page.wait_for_selector("#restore .error:has-text('at most 30,000 are taken')")
         page.click("#tab-turns")
         page.set_input_files("#turns input[type=file]", tmp_path / "cat.png")
         page.click("#turns .go")
