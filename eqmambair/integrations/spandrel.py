@@ -13,7 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from eqmambair.archs import build_network
-from eqmambair.checkpoints.systems import SYSTEMS, find_layout, infer_options
+from eqmambair.checkpoints import infer_network
+from eqmambair.checkpoints.systems import SYSTEMS, find_layout
+from eqmambair.errors import UserError
 
 try:
     from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, ImageModelDescriptor, ModelTiling, SizeRequirements
@@ -54,12 +56,12 @@ class Restorer(Architecture[nn.Module]):
         """Build the network of a state dict, in ours or the published layout, and load it.
 
         Raises:
-            UserError: its shapes fit no such network.
+            UserError: it is incomplete, or its shapes fit no such network.
             RuntimeError: keys are missing, or are too many.
         """
+        options = infer_network(state_dict)
         layout = find_layout(state_dict)
         state = layout.to_ours(state_dict) if layout else dict(state_dict)
-        options = infer_options(state)
         network = build_network(options)
         scale = int(getattr(network, "upscale", 1))
         channels = options.get("in_chans", options.get("inp_channels", 3))
@@ -82,7 +84,7 @@ class Restorer(Architecture[nn.Module]):
 
 
 def network_of(state: Mapping[str, Any]) -> str | None:
-    """The name of the network that a state dict belongs to, None if it is none of `NETWORKS`."""
+    """The name of the network that a state dict belongs to, None if it is none of `NETWORKS`, or lacks what tells."""
     if not all(isinstance(value, Tensor) for value in state.values()):
         return None
     layout = find_layout(state)
@@ -90,7 +92,10 @@ def network_of(state: Mapping[str, Any]) -> str | None:
         return layout.system if layout.system in NETWORKS else None
     if not any(system.owns(state) for system in SYSTEMS if system.name in NETWORKS):
         return None
-    return str(infer_options(state)["type"])
+    try:
+        return str(infer_network(state)["type"])
+    except UserError:  # others are still to be asked
+        return None
 
 
 def _tags(options: Mapping[str, Any]) -> list[str]:

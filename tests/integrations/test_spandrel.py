@@ -1,9 +1,11 @@
 """spandrel's own loader recognises our networks and the published ones, and its models give the networks' numbers."""
 
+import contextlib
+
 import pytest
 import torch
 
-from eqmambair import build_network
+from eqmambair import UserError, build_network
 from eqmambair.checkpoints import save_weights, to_official
 from tests.golden import GoldenCase, relative_error
 
@@ -77,6 +79,25 @@ def test_networks_of_ours_load_and_give_their_numbers_for_every_size(tmp_path, r
             assert output.dtype == dtype
             assert output.isfinite().all()
             assert (output.float() - expected).square().mean().sqrt() < 0.05  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("layout", ["ours", "published"])
+def test_damaged_states_raise_what_programs_expect(registry, name, layout):
+    """No state, whatever it lacks, keeps other networks from being asked, and what is loaded says what is wrong."""
+    state = build_network({"type": name, **TINY[name]}).state_dict()
+    state = state if layout == "ours" else to_official(state)
+    first = [key for key in state if ".0.0." in key or ".blocks.0." in key or "layers.0." in key or key.count(".") < 3]
+    for key in first:
+        for damaged in (
+            {k: v for k, v in state.items() if k != key},
+            {**state, key: torch.tensor(1.0)},
+            {**state, key: torch.zeros(3, 1, 2)},
+        ):
+            for support in registry.architectures("detection")[: len(NETWORKS)]:
+                support.detect(damaged)
+            with contextlib.suppress(UserError, RuntimeError, spandrel.UnsupportedModelError):
+                registry.load(damaged)
 
 
 def test_our_networks_stand_before_those_of_spandrel_and_are_installed_once(registry):
