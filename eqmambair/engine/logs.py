@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,6 +112,55 @@ def progress_bar(total: int, what: str, *, show: bool, initial: int = 0, leave: 
     return tqdm(total=total, initial=initial, desc=what, disable=hidden, leave=leave, dynamic_ncols=True, unit="step")
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+class _Events:
+    """TensorBoard's files of a run.
+
+    Its writer is a thread that hands what fails on to whoever writes next, and ends with a traceback; the latter is left out.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder, self._hook = folder, threading.excepthook
+        threading.excepthook = self._of_others
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with _writing(folder):
+                self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        except BaseException:
+            threading.excepthook = self._hook
+            raise
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        with _writing(self._folder):
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        with _writing(self._folder):
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left; a warning says if that fails, for the run may have ended with an error of its own."""
+        try:
+            with _writing(self._folder):
+                self._writer.close()
+        except UserError as error:
+            _log.warning("%s", error)
+        finally:
+            threading.excepthook = self._hook
+
+    def _of_others(self, failed: Any) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            self._hook(failed)
+
+
 class Records:
     """The figures of a run in ``log.jsonl`` and TensorBoard, each step once, also after resuming.
 
@@ -123,12 +173,7 @@ class Records:
     def __init__(self, folder: Path, options: LoggerOptions, name: str, step: int = 0, unvalidated: bool = False) -> None:
         self._path = folder / "log.jsonl"
         self._keep(lambda line: line["step"] < step or (line["step"] == step and (line["kind"] == "train" or not unvalidated)))
-        self._tensorboard: Any = None
         self._wandb: Any = None
-        if options.use_tb_logger:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(folder / "tb_logger"), purge_step=step + 1 if step else None)
         if options.wandb is not None and options.wandb.project:
             try:
                 import wandb
@@ -138,18 +183,16 @@ class Records:
             self._wandb = wandb.init(
                 project=options.wandb.project, id=resume, resume="allow" if resume else None, name=name, dir=str(folder)
             )
+        self._tensorboard = _Events(folder / "tb_logger", step) if options.use_tb_logger else None
 
     def write(self, step: int, kind: str, figures: dict[str, float]) -> None:
         """Figures of a step; ``kind`` is train, or the name of a validation set."""
         line = {"step": step, "kind": kind} | {key: value if math.isfinite(value) else str(value) for key, value in figures.items()}
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from None
+        with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         if self._tensorboard is not None:
             for key, value in figures.items():
-                self._tensorboard.add_scalar(f"{kind}/{key}", value, step)
+                self._tensorboard.scalar(f"{kind}/{key}", value, step)
         if self._wandb is not None:
             self._wandb.log({f"{kind}/{key}": value for key, value in figures.items()}, step=step)
 
@@ -158,12 +201,12 @@ class Records:
         if self._tensorboard is not None:
             for name, values in figures.items():
                 for key, value in values.items():
-                    self._tensorboard.add_scalar(f"{kind}_{key}/{name}", value, step)
+                    self._tensorboard.scalar(f"{kind}_{key}/{name}", value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture, uint8 (h, w, 3)."""
         if self._tensorboard is not None:
-            self._tensorboard.add_image(name, image, step, dataformats="HWC")
+            self._tensorboard.picture(name, image, step)
 
     def close(self) -> None:
         """Write what is left."""

@@ -87,7 +87,7 @@ class StateStore:
             self._sweep()
             free = shutil.disk_usage(self.folder).free
             if free < needed * _MARGIN:
-                raise OSError(f"{needed * _MARGIN / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
+                raise OSError(f"{needed * _MARGIN / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free")
             try:
                 temporary.mkdir()
                 listed = {}

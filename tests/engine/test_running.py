@@ -1,9 +1,12 @@
 """What a run leaves: weights, tables, logs; and how test reads them."""
 
+import errno
 import json
 import logging
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ import torch
 from eqmambair.cli import test as test_command
 from eqmambair.cli import train as train_command
 from eqmambair.data.io import read_image
-from eqmambair.engine.logs import logging_to
+from eqmambair.engine.logs import Records, logging_to
+from eqmambair.engine.schema import LoggerOptions
 from eqmambair.errors import UserError
 from tests.engine.running import figures, run_here
 from tests.engine.tiny import make_pictures, write_options
@@ -60,6 +64,42 @@ def test_tensorboard_has_every_step_once_after_resuming(pictures: Path) -> None:
         assert [each.step for each in events.Scalars(tag)] == list(range(1, 11))
     assert [each.step for each in events.Scalars("mini/psnr")] == [5, 6, 10]
     assert "mini/picture_00/lq_sr_gt_difference" in events.Tags()["images"]
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_tensorboard_fills_is_one_line(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    hook = threading.excepthook
+    write_one = RecordWriter.write
+    room = iter(range(4))
+    monkeypatch.setattr(RecordWriter, "write", lambda self, data: _full() if next(room, None) is None else write_one(self, data))
+    with pytest.raises(UserError, match=r"tb_logger: cannot be written: No space left on device$"):
+        run_here(write_options(pictures, logger__use_tb_logger=True))
+    assert ended == []  # no traceback of the writer's thread
+    assert threading.excepthook is hook
+    thread = threading.Thread(target=_full)
+    thread.start()
+    thread.join()
+    assert len(ended) == 1
+
+
+def test_what_tensorboard_cannot_write_at_the_end_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    records = Records(tmp_path, LoggerOptions(use_tb_logger=True), "x")
+    records.write(1, "train", {"loss": 1.0})
+    monkeypatch.setattr(RecordWriter, "flush", _full)
+    with caplog.at_level(logging.WARNING, "eqmambair"):
+        records.close()
+    assert "tb_logger: cannot be written: No space left on device" in caplog.text
 
 
 def test_testing_measures_every_set_and_keeps_equal_names_apart(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
