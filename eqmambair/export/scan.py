@@ -1,23 +1,18 @@
 """The selective scan in standard ONNX operators, as the text of a model-local function that the exporter inlines.
 
-`eqmambair.ops.selective_scan` says what is computed. A path of l tokens is cut into R lanes of T = ceil(l / R) tokens behind each other; an
-ONNX Scan of T steps walks all lanes side by side, so that a step's operators have enough numbers to work on. Three walks give the result:
+`eqmambair.ops.selective_scan` says what is computed. A path of l tokens is cut into K = ceil(l / T) pieces of T tokens, and an ONNX Scan
+goes from piece to piece. What needs no earlier state is computed for a whole piece at once, by operators that work on many numbers: the
+steps, the decays exp(step A), what each token adds to the state, and in the end the results. Between them a second Scan walks through the
+tokens of the piece with one product and one sum each, which is all that must be done one after the other.
 
-1. every lane from a state of zero, which yields what the lane adds to the state;
-2. lane after lane, R steps: the state at the entry of each; the decay over a lane is exp(A sum of its steps);
-3. every lane again, from its true state; this one yields the results.
-
-Only products of decays and sums are formed, and every exponent is at most 0: no step size is too large. Lanes that reach beyond the last
-token repeat it, which nothing before sees. The state is float32 whatever the type of the tokens. Nothing of the size tokens x channels x
-states ever exists.
-
-R is as large as needed for about `WORK` numbers in a step, and no larger than the square root of l. Without an order there are many short
-paths side by side (the lines of `layers.corner_scan`): they are walked in one go, token by token.
+States are made in the order of the definition, and every exponent is at most 0: no step size is too large. The last piece repeats the last
+token, which nothing before sees. The state is float32 whatever the type of the tokens. Nothing of the size tokens x channels x states ever
+exists: T is as large as a piece of about `WORK` numbers allows.
 """
 
 from dataclasses import dataclass
 
-#: Numbers of the state that one step of a walk works on, if the path is long enough; measured in docs/onnx.md.
+#: Numbers (tokens x paths x channels x states) of a piece, if a token has fewer; measured in docs/onnx.md.
 WORK = 1 << 16
 
 DOMAIN = "eqmambair"
@@ -57,14 +52,16 @@ class ScanForm:
 
     def function(self) -> str:
         """The function in ONNX's text form; shapes in its comments are those of `eqmambair.ops.selective_scan`."""
-        body = _SIZES + (_ORDERED if self.order else _UNORDERED) + _RESULT
+        rows, write = (_ROWS_ORDERED, _WRITE_ORDERED) if self.order else (_ROWS, _WRITE)
+        body = _SIZES + rows + _WALK + write + _RESULT
         replaced = {
             "@STEP": "  biased = @BIASED\n" + (_SOFTPLUS if self.softplus else "  step = Identity(biased)\n"),
             "@BIASED": "Add(raw, delta_bias)" if self.bias else "Identity(raw)",
             "@PATH": "Unsqueeze(order_64, _0)" if self.order == 2 else "Identity(order_64)",
-            "@OUTPUT": "Mul(C_t, h_t)" if self.one_state else "MatMul(C_t, h_t)",
+            "@RESULTS": "Mul(C_piece, states)" if self.one_state else "MatMul(C_piece, states)",
             "@SKIPPED": "Add(scanned, skip)" if self.skip else "Identity(scanned)",
             "@SKIP": "  u_wide = Cast<to=1>(u)\n  skip = Mul(D, u_wide)\n" if self.skip else "",
+            "@RANK": "?,?,?" if self.order else "?",
             "@TYPE": "10" if self.half else "1",
             "@WORK": str(WORK),
         }
@@ -73,22 +70,37 @@ class ScanForm:
         return f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n{self.name} ({", ".join(self.inputs)}) => (y)\n{{\n{body}}}\n'
 
 
-# b, l, g, d, n: sizes as 1-D tensors; the same with _0d as scalars.
+# b, l, g, d, n: sizes as 1-D tensors; the same with _0d as scalars. place: the step of the path that each of the K T tokens is, (K T).
 _SIZES = """
   _0 = Constant<value_ints=[0]>()
   _1 = Constant<value_ints=[1]>()
-  _2 = Constant<value_ints=[2]>()
+  _3 = Constant<value_ints=[3]>()
+  _4 = Constant<value_ints=[4]>()
   _minus_1 = Constant<value_ints=[-1]>()
   zero_0d = Constant<value_int=0>()
   one_0d = Constant<value_int=1>()
   nothing = Constant<value_float=0.0>()
   one_float = Constant<value_float=1.0>()
+  work = Constant<value_ints=[@WORK]>()
   b = Shape<start=0, end=1>(delta)
   l = Shape<start=1, end=2>(delta)
   g = Shape<start=2, end=3>(delta)
   d = Shape<start=3, end=4>(delta)
   n = Shape<start=3, end=4>(B)
-  A_t = Transpose<perm=[0, 2, 1]>(A)
+  bg = Mul(b, g)
+  nd = Mul(n, d)
+  numbers = Mul(bg, nd)
+  many = Div(work, numbers)
+  some = Max(many, _1)
+  T = Min(some, l)
+  l_and_T = Add(l, T)
+  l_up = Sub(l_and_T, _1)
+  K = Div(l_up, T)
+  KT = Mul(K, T)
+  KT_0d = Squeeze(KT)
+  every = Range(zero_0d, KT_0d, one_0d)
+  last = Sub(l, _1)
+  place = Min(every, last)
 """
 
 # softplus(x) = max(x, 0) + log1p(e) with e = exp(-|x|); w = 1 + e is rounded, and log1p(e) = log(w) + (e - (w - 1)) / w up to that
@@ -107,49 +119,26 @@ _SOFTPLUS = """
   step = Add(above, log1p)
 """
 
-# One token of every path or lane: h_t = exp(step A) h + B (step u), then the result; x_t is step u. States lie as (..., n, d).
-_TOKEN = """
-    exponent = Mul(step_t, A_t)
-    decay_t = Exp(exponent)
-    kept = Mul(decay_t, h)
-    added = Mul(B_t, x_t)
-    h_t = Add(kept, added)
+# What a piece is read from by numbers of rows: delta_rows, u_rows, B_rows, C_rows; and the rows of each piece: (K, T) of (l, b, g, _).
+_ROWS = """
+  delta_rows = Transpose<perm=[1, 0, 2, 3]>(delta)
+  u_rows = Transpose<perm=[1, 0, 2, 3]>(u)
+  B_rows = Transpose<perm=[1, 0, 2, 3]>(B)
+  C_rows = Transpose<perm=[1, 0, 2, 3]>(C)
+  K_T = Concat<axis=0>(K, T)
+  row_pieces = Reshape(place, K_T)
+  u_row_pieces = Identity(row_pieces)
 """
 
-_ORDERED = (
-    """
-  four = Constant<value_ints=[4]>()
-  five = Constant<value_ints=[5]>()
-  work = Constant<value_ints=[@WORK]>()
-  bg = Mul(b, g)
-  nd = Mul(n, d)
-  numbers = Mul(bg, nd)
-  enough = Div(work, numbers)
-  l_float = Cast<to=1>(l)
-  root_float = Sqrt(l_float)
-  root = Cast<to=7>(root_float)
-  fewer = Min(enough, root)
-  R = Max(fewer, _1)
-  l_and_R = Add(l, R)
-  l_up = Sub(l_and_R, _1)
-  T = Div(l_up, R)
-  grid = Mul(T, R)
-  grid_0d = Squeeze(grid)
-  b_0d = Squeeze(b)
-  g_0d = Squeeze(g)
-  l_0d = Squeeze(l)
-
-  every = Range(zero_0d, grid_0d, one_0d)
-  R_T = Concat<axis=0>(R, T)
-  by_lane = Reshape(every, R_T)
-  by_step = Transpose<perm=[1, 0]>(by_lane)
-  last = Sub(l, _1)
-  place = Min(by_step, last)
+# The same with an order: (K, T, b, g) of (b l g, _).
+_ROWS_ORDERED = """
   order_64 = Cast<to=7>(order)
   path = @PATH
   visited = Gather<axis=2>(path, place)
-  token = Transpose<perm=[2, 3, 0, 1]>(visited)
-
+  token = Transpose<perm=[2, 0, 1]>(visited)
+  b_0d = Squeeze(b)
+  g_0d = Squeeze(g)
+  l_0d = Squeeze(l)
   batch = Range(zero_0d, b_0d, one_0d)
   batch_column = Unsqueeze(batch, _1)
   group = Range(zero_0d, g_0d, one_0d)
@@ -162,102 +151,72 @@ _ORDERED = (
   u_group = Min(group, u_last)
   pixel_u = Mul(pixel, u_groups)
   u_row = Add(pixel_u, u_group)
+  K_T_b_g = Concat<axis=0>(K, T, b, g)
+  row_pieces = Reshape(row, K_T_b_g)
+  u_row_pieces = Reshape(u_row, K_T_b_g)
 
   rows_of_d = Concat<axis=0>(_minus_1, d)
   rows_of_n = Concat<axis=0>(_minus_1, n)
   delta_rows = Reshape(delta, rows_of_d)
-  raw_read = Gather(delta_rows, row)
-  raw = Cast<to=1>(raw_read)
-@STEP
   u_rows = Reshape(u, rows_of_d)
-  u_read = Gather(u_rows, u_row)
-  u_path = Cast<to=1>(u_read)
-  x = Mul(u_path, step)
-  steps = Unsqueeze(step, four)
-  xs = Unsqueeze(x, four)
   B_rows = Reshape(B, rows_of_n)
-  B_read = Gather(B_rows, row)
-  B_path = Cast<to=1>(B_read)
-  Bs = Unsqueeze(B_path, five)
   C_rows = Reshape(C, rows_of_n)
-  C_read = Gather(C_rows, row)
-  C_path = Cast<to=1>(C_read)
-  Cs = Unsqueeze(C_path, four)
+"""
 
-  lane_states = Concat<axis=0>(R, b, g, n, d)
-  zeros = Expand(nothing, lane_states)
-  ends = Scan<num_scan_inputs=3, body = lane
-    (float[?,?,?,?,?] h, float[?,?,?,?,?] step_t, float[?,?,?,?,?] x_t, float[?,?,?,?,?] B_t) => (float[?,?,?,?,?] h_t)
-    {"""
-    + _TOKEN
-    + """}>(zeros, steps, xs, Bs)
-  total = ReduceSum<keepdims=0>(steps, _0)
-  total_exponent = Mul(total, A_t)
-  lane_decay = Exp(total_exponent)
-  states = Concat<axis=0>(b, g, n, d)
-  zero_state = Expand(nothing, states)
-  final, entries = Scan<num_scan_inputs=2, body = join
-    (float[?,?,?,?] h, float[?,?,?,?] decay_r, float[?,?,?,?] end_r) => (float[?,?,?,?] h_r, float[?,?,?,?] entry)
-    { entry = Identity(h) kept = Mul(decay_r, h) h_r = Add(kept, end_r) }>(zero_state, lane_decay, ends)
-  final_states, y_lanes = Scan<num_scan_inputs=4, body = walk
-    (float[?,?,?,?,?] h, float[?,?,?,?,?] step_t, float[?,?,?,?,?] x_t, float[?,?,?,?,?] B_t, float[?,?,?,?,?] C_t)
-    => (float[?,?,?,?,?] h_t, float[?,?,?,?,?] y_t)
-    {"""
-    + _TOKEN
-    + """    y_t = @OUTPUT
-    }>(entries, steps, xs, Bs, Cs)
+# From rows to results y_path, (K T, b, g, d). A piece lies as (T, b, g, n, d), with 1 in the place of what it lacks.
+_WALK = """
+  A_t = Transpose<perm=[0, 2, 1]>(A)
+  state_shape = Concat<axis=0>(b, g, n, d)
+  start = Expand(nothing, state_shape)
+  end, y_pieces = Scan<num_scan_inputs=2, body = piece
+    (float[?,?,?,?] entry, int64[@RANK] row_piece, int64[@RANK] u_row_piece) => (float[?,?,?,?] exit, float[?,?,?,?,?] y_piece)
+    {
+      delta_read = Gather(delta_rows, row_piece)
+      raw = Cast<to=1>(delta_read)
+@STEP
+      u_read = Gather(u_rows, u_row_piece)
+      u_piece = Cast<to=1>(u_read)
+      x = Mul(u_piece, step)
+      step_piece = Unsqueeze(step, _3)
+      x_piece = Unsqueeze(x, _3)
+      B_read = Gather(B_rows, row_piece)
+      B_wide = Cast<to=1>(B_read)
+      B_piece = Unsqueeze(B_wide, _4)
+      C_read = Gather(C_rows, row_piece)
+      C_wide = Cast<to=1>(C_read)
+      C_piece = Unsqueeze(C_wide, _3)
+      exponents = Mul(step_piece, A_t)
+      decays = Exp(exponents)
+      added = Mul(B_piece, x_piece)
+      exit, kept = Scan<num_scan_inputs=2, body = walk
+        (float[?,?,?,?] h, float[?,?,?,?] decay_t, float[?,?,?,?] added_t) => (float[?,?,?,?] h_t, float[?,?,?,?] kept_t)
+        { kept_t = Mul(decay_t, h) h_t = Add(kept_t, added_t) }>(entry, decays, added)
+      states = Add(kept, added)
+      y_piece = @RESULTS
+    }>(start, row_pieces, u_row_pieces)
+  tokens_of_d = Concat<axis=0>(KT, b, g, d)
+  y_path = Reshape(y_pieces, tokens_of_d)
+"""
 
-  y_rows = Reshape(y_lanes, rows_of_d)
+_WRITE = """
+  y_tokens = Slice(y_path, _0, l, _0)
+  scanned = Transpose<perm=[1, 0, 2, 3]>(y_tokens)
+"""
+
+_WRITE_ORDERED = """
+  y_rows = Reshape(y_path, rows_of_d)
   numbered = Range(zero_0d, l_0d, one_0d)
   path_shape = Shape(path)
   number = Expand(numbered, path_shape)
   visited_at = ScatterElements<axis=2>(path, path, number)
   at = Transpose<perm=[0, 2, 1]>(visited_at)
-  r = Div(at, T)
-  r_T = Mul(r, T)
-  t = Sub(at, r_T)
-  t_R = Mul(t, R)
-  lane_row = Add(t_R, r)
-  lane_row_b = Mul(lane_row, b)
+  at_b = Mul(at, b)
   batch_cube = Unsqueeze(batch_column, _1)
-  of_batch = Add(lane_row_b, batch_cube)
+  of_batch = Add(at_b, batch_cube)
   of_batch_g = Mul(of_batch, g)
   y_row = Add(of_batch_g, group)
   scanned = Gather(y_rows, y_row)
 """
-)
-
-_UNORDERED = (
-    """
-  three = Constant<value_ints=[3]>()
-  four = Constant<value_ints=[4]>()
-  raw = Cast<to=1>(delta)
-@STEP
-  u_float = Cast<to=1>(u)
-  x = Mul(u_float, step)
-  step_first = Transpose<perm=[1, 0, 2, 3]>(step)
-  steps = Unsqueeze(step_first, three)
-  x_first = Transpose<perm=[1, 0, 2, 3]>(x)
-  xs = Unsqueeze(x_first, three)
-  B_float = Cast<to=1>(B)
-  B_first = Transpose<perm=[1, 0, 2, 3]>(B_float)
-  Bs = Unsqueeze(B_first, four)
-  C_float = Cast<to=1>(C)
-  C_first = Transpose<perm=[1, 0, 2, 3]>(C_float)
-  Cs = Unsqueeze(C_first, three)
-  states = Concat<axis=0>(b, g, n, d)
-  zeros = Expand(nothing, states)
-  final_states, y_first = Scan<num_scan_inputs=4, body = walk
-    (float[?,?,?,?] h, float[?,?,?,?] step_t, float[?,?,?,?] x_t, float[?,?,?,?] B_t, float[?,?,?,?] C_t)
-    => (float[?,?,?,?] h_t, float[?,?,?,?] y_t)
-    {"""
-    + _TOKEN
-    + """    y_t = @OUTPUT
-    }>(zeros, steps, xs, Bs, Cs)
-  y_tokens = Squeeze(y_first, three)
-  scanned = Transpose<perm=[1, 0, 2, 3]>(y_tokens)
-"""
-)
 
 _RESULT = """
 @SKIP

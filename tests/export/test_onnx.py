@@ -25,7 +25,7 @@ import onnx.inliner  # noqa: E402
 import onnx.parser  # noqa: E402
 import onnxruntime  # noqa: E402
 
-from eqmambair.export import OnnxNetwork, export_network, spectral, writing  # noqa: E402
+from eqmambair.export import OnnxNetwork, export_network, scan, spectral, writing  # noqa: E402
 from eqmambair.export.scan import ScanForm  # noqa: E402
 
 _IR = {"embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
@@ -124,7 +124,9 @@ def scan_session(form):
 @pytest.mark.parametrize(
     ("order", "shared", "states", "softplus"), [(2, True, 3, True), (2, False, 1, True), (3, False, 2, True), (0, True, 2, False)]
 )
-def test_the_scan_is_the_definition_for_every_length_and_step(order, shared, states, softplus):
+@pytest.mark.parametrize("work", [1, 100, scan.WORK])
+def test_the_scan_is_the_definition_for_every_length_and_step(monkeypatch, order, shared, states, softplus, work):
+    monkeypatch.setattr(scan, "WORK", work)  # pieces of one token, of a few and a rest, and of the whole path
     form = ScanForm(order, skip=softplus, bias=softplus, softplus=softplus, one_state=states == 1, half=False)
     session = scan_session(form)
     draw = np.random.default_rng(0)
@@ -173,9 +175,10 @@ def test_float16_tokens_are_scanned_in_float32():
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=2e-3, atol=1e-2)  # the result itself is float16
 
 
-def test_a_float16_file_takes_and_gives_float16_and_leaves_the_network_in_training(tmp_path):
-    network = moved(NETWORKS["eq c4"]).train()
-    written = export_network(network, NETWORKS["eq c4"], tmp_path / "x.onnx", half=True)
+@pytest.mark.parametrize("name", ["eq c4", pytest.param("v2", marks=pytest.mark.slow)])
+def test_a_float16_file_takes_and_gives_float16_and_leaves_the_network_in_training(tmp_path, name):
+    network = moved(NETWORKS[name]).train()
+    written = export_network(network, NETWORKS[name], tmp_path / "x.onnx", half=True)
     assert network.training
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     model = onnx.load(tmp_path / "x.onnx")
