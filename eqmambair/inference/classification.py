@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eqmambair.data.views import Preprocessing
 from eqmambair.errors import UserError
+from eqmambair.inference.cards import from_card
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,4 @@ class PictureClassifier:
 
 def preprocessing_of(card: dict[str, Any], **changes: Any) -> Preprocessing:
     """The view that a weight file's card asks for (ImageNet's usual one without), with values of ``changes`` that are not None instead."""
-    given = {**card.get("preprocessing", {}), **{key: value for key, value in changes.items() if value is not None}}
-    try:
-        return Preprocessing(**given)
-    except TypeError as error:
-        raise UserError(f"the weights' card does not fit this version ({error})") from error
+    return from_card(Preprocessing, card, "preprocessing", changes)

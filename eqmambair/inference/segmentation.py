@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as T
 from eqmambair.data.joint_views import fitted, resized
 from eqmambair.data.views import IMAGENET_MEAN, IMAGENET_STD, check_colours
 from eqmambair.errors import UserError
+from eqmambair.inference.cards import from_card
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,4 @@ def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def protocol_of(card: dict[str, Any], **changes: Any) -> Protocol:
     """The protocol that a weight file's card asks for (whole pictures at their own size without), with ``changes`` that are not None."""
-    given = {**card.get("protocol", {}), **{key: value for key, value in changes.items() if value is not None}}
-    try:
-        return Protocol(**given)
-    except TypeError as error:
-        raise UserError(f"the weights' card does not fit this version ({error})") from error
+    return from_card(Protocol, card, "protocol", changes)
