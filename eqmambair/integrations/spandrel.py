@@ -38,12 +38,12 @@ def install(registry: ArchRegistry | None = None) -> list[str]:
         The names that were added. A name that the registry has already keeps the meaning that it has there.
     """
     target = MAIN_REGISTRY if registry is None else registry
-    others = tuple(support.architecture.id for support in target if not isinstance(support.architecture, Restorer))
-    added = target.add(*(ArchSupport.from_architecture(Restorer(name), others) for name in NETWORKS), ignore_duplicates=True)
+    others = tuple(support.architecture.id for support in target if not isinstance(support.architecture, RestorationNetwork))
+    added = target.add(*(ArchSupport.from_architecture(RestorationNetwork(name), others) for name in NETWORKS), ignore_duplicates=True)
     return [support.architecture.id for support in added]
 
 
-class Restorer(Architecture[nn.Module]):
+class RestorationNetwork(Architecture[nn.Module]):
     """One of `NETWORKS` as spandrel sees it: recognised by its keys, built from its shapes.
 
     What shapes do not show has its published value: ``img_range`` is 1, the prompts of MambaIRv2 lie in raster order.
