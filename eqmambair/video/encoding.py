@@ -90,29 +90,43 @@ def pixel_format(encoding: Encoding, codec: str, kind: Kind, width: int, height:
     raise UserError(f"{codec} cannot hold frames of {width}x{height} pixels; give --video_codec libx264, or --pixel_format")
 
 
-def add_video_stream(
-    container: Any, encoding: Encoding, codec: str, kind: Kind, size: tuple[int, int], format_: str, rate: Fraction, aspect: Fraction | None
-) -> Any:
-    """Add the stream that encodes frames, counted from 0, to an output container.
+@dataclass(frozen=True)
+class Form:
+    """What frames of a result are and how they are encoded.
 
-    Args:
-        container: PyAV's.
-        encoding: as given.
+    Attributes:
         codec: from `Encoding.codec_for`.
+        options: from `Encoding.encoder_options`.
+        pixel_format: from `pixel_format`.
+        width: pixels.
+        height: pixels.
         kind: of the source, for its colour tags.
-        size: width and height of the result, pixels.
-        format_: from `pixel_format`.
         rate: frames a second, which encoders use to spread bits.
         aspect: width over height of a pixel; None where the source does not say.
     """
-    rate = min(rate, Fraction(_MOST_FRAMES_A_SECOND))
-    with one_line(f"the encoder {codec} does not start with these options", ValueError):
-        stream = container.add_stream(codec, rate=rate, options=encoding.encoder_options(codec))
-        stream.width, stream.height = size
-        stream.pix_fmt = format_
-        context = stream.codec_context
-        context.time_base = 1 / rate
-        if aspect:
-            context.sample_aspect_ratio = aspect
-        tag(context, kind, format_)
-    return stream
+
+    codec: str
+    options: dict[str, str]
+    pixel_format: str
+    width: int
+    height: int
+    kind: Kind
+    rate: Fraction
+    aspect: Fraction | None
+
+    def add_stream(self, container: Any) -> Any:
+        """Add the stream that encodes frames, counted from 0, to an output container of PyAV's.
+
+        Raises:
+            UserError: the encoder does not take the options.
+        """
+        rate = min(self.rate, Fraction(_MOST_FRAMES_A_SECOND))
+        with one_line(f"the encoder {self.codec} does not start with these options", ValueError):
+            stream = container.add_stream(self.codec, rate=rate, options=self.options)
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixel_format
+            context = stream.codec_context
+            context.time_base = 1 / rate
+            if self.aspect:
+                context.sample_aspect_ratio = self.aspect
+            tag(context, self.kind, self.pixel_format)
+        return stream

@@ -11,22 +11,22 @@ from typing import Any
 
 from eqmambair.files import move_into_place
 from eqmambair.video._pyav import one_line, pyav
-from eqmambair.video.encoding import CONTAINERS, Encoding, add_video_stream
+from eqmambair.video.encoding import CONTAINERS, Form
 from eqmambair.video.parts import Parts
 from eqmambair.video.sources import COPIED, Source, VideoFile, video_stream
 
 
-def check_layout(source: Source, target: Path, encoding: Encoding, codec: str, format_: str, size: tuple[int, int]) -> None:
+def check_layout(source: Source, target: Path, form: Form) -> None:
     """See before any work that the encoder starts, and that the target's format holds what is to be copied.
 
     Raises:
         UserError: something does not fit; it is named.
     """
     with _original(source) as original, pyav().open(io.BytesIO(), "w", format=CONTAINERS[target.suffix.lower()]) as container:
-        add_video_stream(container, encoding, codec, source.kind, size, format_, source.rate, source.aspect)
+        form.add_stream(container)
         if original is not None:
             _copied_streams(container, original, source, target)
-        with one_line(f"{target}: {codec} and this format do not go together, or an option is wrong", ValueError):
+        with one_line(f"{target}: {form.codec} and this format do not go together, or an option is wrong", ValueError):
             container.start_encoding()
 
 

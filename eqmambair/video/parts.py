@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from eqmambair.data.io import Image
 from eqmambair.errors import UserError
 from eqmambair.files import flush_folder, replace_file
 from eqmambair.video._pyav import one_line, pyav
-from eqmambair.video.encoding import Encoding, add_video_stream
-from eqmambair.video.pixels import Converter, Kind
+from eqmambair.video.encoding import Form
+from eqmambair.video.pixels import Converter
 
 PART_FRAMES = 48  # what a kill can cost; also the longest way between two key frames
 
@@ -108,10 +107,9 @@ class Parts:
         file, record = self._paths(number)
         return Part(file, **json.loads(record.read_text(encoding="utf-8")))
 
-    def begin(self, encoding: Encoding, codec: str, kind: Kind, format_: str, rate: Fraction, aspect: Fraction | None) -> "OpenPart":
-        """Begin the next part; the arguments are those of `add_video_stream`."""
-        file, record = self._paths(self.count())
-        return OpenPart(file, record, encoding, codec, kind, format_, rate, aspect)
+    def begin(self, form: Form) -> "OpenPart":
+        """Begin the next part."""
+        return OpenPart(*self._paths(self.count()), form)
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         return self.folder / f"{number:06d}.mkv", self.folder / f"{number:06d}.json"
@@ -120,20 +118,9 @@ class Parts:
 class OpenPart:
     """A part that takes frames; what `Parts.begin` returns."""
 
-    def __init__(
-        self,
-        file: Path,
-        record: Path,
-        encoding: Encoding,
-        codec: str,
-        kind: Kind,
-        format_: str,
-        rate: Fraction,
-        aspect: Fraction | None,
-    ) -> None:
-        self._path, self._record = file, record
-        self._options = (encoding, codec, kind)
-        self._format, self._rate, self._aspect = format_, rate, aspect
+    def __init__(self, file: Path, record: Path, form: Form) -> None:
+        self._path, self._record, self._form = file, record, form
+        self._converter = Converter(form.kind)
         self._file: Any = None
         self._times: list[int] = []
         self._durations: list[int] = []
@@ -151,11 +138,8 @@ class OpenPart:
             if self._file is None:
                 self._file = self._path.open("wb")
                 self._container = pyav().open(self._file, "w", format="matroska")
-                encoding, codec, kind = self._options
-                self._converter = Converter(kind)
-                size = (image.shape[1], image.shape[0])
-                self._stream = add_video_stream(self._container, encoding, codec, kind, size, self._format, self._rate, self._aspect)
-            frame = self._converter.to_frame(image, self._format)
+                self._stream = self._form.add_stream(self._container)
+            frame = self._converter.to_frame(image, self._form.pixel_format)
             frame.pts, frame.time_base = len(self), self._stream.codec_context.time_base
             self._container.mux(self._stream.encode(frame))
             self._times.append(time)

@@ -8,7 +8,7 @@ from typing import Any
 from eqmambair.data.io import Image
 from eqmambair.version import __version__
 from eqmambair.video._pyav import pyav
-from eqmambair.video.encoding import Encoding, check_codec, pixel_format
+from eqmambair.video.encoding import Encoding, Form, pixel_format
 from eqmambair.video.joining import check_layout, join
 from eqmambair.video.parts import PART_FRAMES, OpenPart, Parts
 from eqmambair.video.sources import Source
@@ -59,16 +59,16 @@ def restore_video(
     """
     encoding = encoding or Encoding()
     codec = encoding.codec_for(target)
-    check_codec(codec)
-    size = (source.kind.width * scale, source.kind.height * scale)
-    format_ = pixel_format(encoding, codec, source.kind, *size)
-    check_layout(source, target, encoding, codec, format_, size)
+    width, height = source.kind.width * scale, source.kind.height * scale
+    format_ = pixel_format(encoding, codec, source.kind, width, height)
+    form = Form(codec, encoding.encoder_options(codec), format_, width, height, source.kind, source.rate, source.aspect)
+    check_layout(source, target, form)
     made_with = {
         "source": source.fingerprint,
         "settings": settings or {},
         "scale": scale,
         "rate": str(source.rate),
-        "encoding": [codec, format_, encoding.encoder_options(codec), PART_FRAMES],
+        "encoding": [codec, format_, form.options, PART_FRAMES],
         "versions": [__version__, pyav().__version__],
     }
     with Parts(target, made_with) as parts:
@@ -90,7 +90,7 @@ def restore_video(
                 except Stopped:
                     stopped = True
                     break
-                part = part or parts.begin(encoding, codec, source.kind, format_, source.rate, source.aspect)
+                part = part or parts.begin(form)
                 part.add(restored, frame.time, frame.duration)
                 done += 1
                 if progress is not None:
