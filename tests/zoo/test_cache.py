@@ -1,6 +1,8 @@
 """Weights by name: bundled, cached, fetched; nothing wrong gets into the cache."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -158,6 +160,20 @@ def test_a_cache_that_cannot_be_written_is_named(entry, tmp_path):
     (tmp_path / "cache").touch()
     with pytest.raises(UserError, match=r"cannot be written .* EQMAMBAIR_CACHE"):
         fetch(entry, patience=QUICK)
+
+
+def test_a_full_disk_is_one_line_and_the_rest_is_fetched_later(entry, server, weights):
+    """A limit on the size of files stands for the full disk."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(weights) // 2, hard))
+    try:
+        with pytest.raises(UserError, match=rf"tiny\.pth: cannot be written \({os.strerror(errno.EFBIG)}\); EQMAMBAIR_CACHE names another"):
+            fetch(entry, patience=QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "tiny.pth" not in folder()
+    assert fetch(entry, patience=QUICK).read_bytes() == weights
+    assert server.asked[-1] == f"bytes={len(weights) // 2}-"
 
 
 def test_commands_fetch_show_and_verify(entry, capsys, monkeypatch):
