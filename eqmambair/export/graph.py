@@ -1,4 +1,4 @@
-"""From a network to an ONNX graph: torch's exporter, with the selective scan as a function of standard operators that is inlined."""
+"""From a network to an ONNX graph: torch's exporter, with what it lacks as functions of standard operators, which are inlined."""
 
 import contextlib
 import io
@@ -168,7 +168,7 @@ def _schema(name: str, inputs: dict[str, str], outputs: tuple[str, ...], types: 
 
 
 def _name_sizes(model: onnx.ModelProto) -> None:
-    """Name the free sizes of the graph's input for people; those of the output stay what the exporter called them."""
+    """Name the free sizes of the graph's input for people; those of the output, formulas of the exporter, get none."""
     for place, name in ((0, "batch"), (2, "height"), (3, "width")):
         model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
     for size in model.graph.output[0].type.tensor_type.shape.dim:

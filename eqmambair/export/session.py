@@ -56,14 +56,19 @@ class OnnxNetwork(nn.Module):
         if facts is None:
             raise UserError(f"{self.name}: an ONNX model, but none of ours; scripts/export_onnx.py writes them")
         self.facts = facts
+        values = [value.name for value in (*self.session.get_inputs(), *self.session.get_outputs())]
+        if len(values) != 2:
+            raise UserError(f"{self.name}: its graph has other inputs and outputs than were written ({', '.join(values)}); export it again")
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the model.
 
         Raises:
-            UserError: the images have another number of channels, or the network does not take this size.
+            UserError: the images have another number of channels or a size that the network does not take, or are not enlarged as the
+                file says.
             MemoryError: memory runs out.
         """
+        height, width = images.shape[2:]
         if images.shape[1] != self.facts.channels:
             raise UserError(f"{self.name}: takes {self.facts.channels} channels, not {images.shape[1]}")
         dtype = torch.float16 if self.facts.precision == "float16" else torch.float32
@@ -73,8 +78,11 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # as above
             if "llocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error
-            height, width = images.shape[-2:]
             raise UserError(f"{self.name}: cannot take pictures of {height}x{width} pixels ({_first_line(error)})") from error
+        scale = self.facts.scale
+        if self.facts.task == "restoration" and result.shape[2:] != (scale * height, scale * width):
+            made = "x".join(map(str, result.shape[2:]))
+            raise UserError(f"{self.name}: damaged, it makes {made} of {height}x{width}, not {scale} times as much")
         return torch.from_numpy(result).float()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxNetwork":

@@ -132,6 +132,8 @@ def _check_path(path: Path) -> None:
         raise UserError(f"{path}: networks are written as .onnx")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder for {path.name}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
 
 
 def _check_network(network: nn.Module, options: Mapping[str, Any], half: bool) -> None:

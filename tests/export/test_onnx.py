@@ -259,6 +259,18 @@ def light_file(tmp_path_factory):
     return network, folder / "x.onnx"
 
 
+def test_orders_that_float16_cannot_tell_are_not_exported_in_it(tmp_path):
+    with pytest.raises(UserError, match="export it in float32"):
+        export_network(build_network(_SPECTRAL).eval(), _SPECTRAL, tmp_path / "x.onnx", half=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    (tmp_path / "x.onnx").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        export_network(build_network(NETWORKS["eq c4"]).eval(), NETWORKS["eq c4"], tmp_path / "x.onnx")
+
+
 def test_a_file_that_differs_is_not_written(light_file, monkeypatch):
     network, path = light_file
     before = path.read_bytes()
@@ -360,6 +372,27 @@ def test_files_that_cannot_restore_are_one_line(tmp_path, light_file, damage):
     }
     with pytest.raises(UserError, match=said.get(damage, "no ONNX model that onnxruntime can read, or damaged")) as caught:
         restored(tmp_path, "out.png", "--weights", path, *more)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("scale", "3", "it makes 16x18 of 8x9, not 3 times as much"),
+        ("scale", "0", "eqmambair.scale is '0', not a whole number"),
+        ("task", "painting", "eqmambair.task is 'painting'"),
+        ("card", "[1]", "eqmambair.card is no mapping"),
+        ("inputs", "", "its graph has other inputs and outputs than were written"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_one_line(tmp_path, light_file, key, value, said):
+    model = onnx.load(light_file[1])
+    onnx.helper.set_model_props(model, {each.key: each.value for each in model.metadata_props} | {f"eqmambair.{key}": value})
+    if key == "inputs":
+        model.graph.input.append(onnx.helper.make_tensor_value_info("another", onnx.TensorProto.FLOAT, [1]))
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(UserError, match=said) as caught:
+        OnnxNetwork(tmp_path / "x.onnx")(torch.rand(1, 3, 8, 9))
     assert "\n" not in str(caught.value)
 
 
