@@ -77,6 +77,9 @@ struct Arguments {
   ScanInputs in;
 };
 
+// Results of more bytes than this are written past the caches, where they would push out what is still to be read.
+constexpr size_t most_cached_bytes = size_t{4} << 20;
+
 // Channels of a forward task: all, for then the maps are read once, unless that leaves threads idle.
 int64_t forward_block(const ScanInputs& in) {
   const int64_t width = kernels().width, vectors = divide_up(in.channels, width);
@@ -99,7 +102,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
   const Tensor y = at::empty(delta.sizes(), u.options());
   const Tensor kept =
       at::empty({in.batch, keep ? divide_up(in.length, chunk) : 0, in.groups, in.states, in.channels}, A.options());
-  const ScanForward scan{in, y.data_ptr(), keep ? kept.data_ptr<float>() : nullptr};
+  const ScanForward scan{in, y.data_ptr(), keep ? kept.data_ptr<float>() : nullptr, y.nbytes() > most_cached_bytes};
   const int64_t block = forward_block(in);
   run_tasks(in.batch * in.groups * divide_up(in.channels, block), kernels().scan.forward_scratch(in, block),
             [&](int64_t task, void* scratch) { kernels().scan.forward(scan, block, task, scratch); });
@@ -125,7 +128,8 @@ Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, con
   const Tensor dA = at::empty({in.batch, in.groups, in.states, in.channels}, real);
   const Tensor dD = at::empty({in.batch, in.groups, in.channels}, real), dbias = at::empty(dD.sizes(), real);
   const ScanBackward scan{in, tokens_of(dy), kept.data_ptr<float>(), du.data_ptr(), ddelta.data_ptr(),
-                          dB.data_ptr<float>(), dC.data_ptr<float>(), dA.data_ptr<float>(), dD.data_ptr<float>(), dbias.data_ptr<float>()};
+                          du.nbytes() + ddelta.nbytes() > most_cached_bytes, dB.data_ptr<float>(), dC.data_ptr<float>(),
+                          dA.data_ptr<float>(), dD.data_ptr<float>(), dbias.data_ptr<float>()};
   run_tasks(in.batch * in.groups * blocks, kernels().scan.backward_scratch(in),
             [&](int64_t task, void* scratch) { kernels().scan.backward(scan, task, scratch); });
   return {u.size(2) == in.groups ? du : du.sum(2, /*keepdim=*/true), ddelta,

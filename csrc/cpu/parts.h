@@ -32,27 +32,66 @@ SCAN_INLINE void read_path(const ScanInputs& in, int64_t b, int64_t g, int64_t f
   for (int t = 0; t < count; t++) tokens[t] = path ? path[t] : static_cast<int32_t>(from + t);
 }
 
-// Tokens whose memory will be needed soon: of each of some arrays one cache line for each token, the last `Written` of them to be written.
-template <int Arrays, int Written = 0>
-struct Ahead {
-  struct Array {
-    const void* start;
-    int64_t token;  // bytes
-  };
+// Whether rows of results, the first at p, consist of whole vectors that can be written past the caches.
+SCAN_INLINE bool past_caches(const float* p, int64_t row, int64_t channels) {
+  return reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0 && row % W == 0 && channels % W == 0;
+}
+template <class Half>
+SCAN_INLINE bool past_caches(const Half*, int64_t, int64_t) { return false; }
+
+SCAN_INLINE void store_result(float* p, V x, int count, bool past_caches) {
+  past_caches ? store_past_caches(p, x) : store_part(p, x, count);
+}
+template <class Half>
+SCAN_INLINE void store_result(Half* p, V x, int count, bool) { store_part(p, x, count); }
+
+// What was written past the caches is seen by other threads only after this.
+SCAN_INLINE void finish_stores() {
+#if defined(__x86_64__) || defined(__i386__)
+  _mm_sfence();
+#endif
+}
+
+// TokenRows of memory: of some tokens, or without these the first `count` rows.
+struct TokenRows {
+  const void* start;
+  int64_t stride, bytes;  // of a row, in bytes
   const int32_t* tokens;
   int count;
-  Array arrays[Arrays];
+};
+
+template <class T>
+SCAN_INLINE TokenRows rows_of_maps(const Tokens& maps, int64_t b, int64_t g, const int32_t* tokens, int count, int64_t states) {
+  constexpr int64_t item = sizeof(T);
+  return {static_cast<const T*>(maps.data) + b * maps.batch + g * maps.group, maps.token * item, states * item, tokens, count};
+}
+
+// Fetches rows that will soon be needed into the second-level cache, a few at each call, so that memory answers while others are computed.
+template <int Arrays>
+struct Fetcher {
+  TokenRows arrays[Arrays];
+  int each = 0, array = 0, at = 0;
+
+  void spread_over(int64_t calls) {
+    int64_t rows = 0;
+    for (const TokenRows& x : arrays) rows += x.count;
+    each = static_cast<int>(divide_up(rows, calls));
+  }
   // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
-  __attribute__((always_inline)) void fetch(int t) const {
-    if (t >= count) return;
-    SCAN_UNROLL for (int i = 0; i < Arrays; i++) {
-      const char* line = static_cast<const char*>(arrays[i].start) + tokens[t] * arrays[i].token;
-      i < Arrays - Written ? __builtin_prefetch(line, 0, 3) : __builtin_prefetch(line, 1, 3);
+  __attribute__((always_inline)) void fetch() {
+    for (int i = 0; i < each && array < Arrays; i++) {
+      const TokenRows& rows = arrays[array];
+      if (at < rows.count) {
+        const char* const row = static_cast<const char*>(rows.start) + (rows.tokens ? rows.tokens[at] : at) * rows.stride;
+        const int64_t into_line = reinterpret_cast<uintptr_t>(row) & 63;
+        for (int64_t j = -into_line; j < rows.bytes; j += 64) __builtin_prefetch(row + j, 0, 2);
+      }
+      if (++at >= rows.count) array++, at = 0;
     }
   }
 };
 
-// Rows of B or C for a chunk's tokens, (count, n) dense, as floats.
+// TokenRows of B or C for a chunk's tokens, (count, n) dense, as floats.
 template <class T>
 SCAN_INLINE void read_maps(const Tokens& maps, int64_t b, int64_t g, const int32_t* tokens, int count, int64_t states, float* rows) {
   const T* from = static_cast<const T*>(maps.data) + b * maps.batch + g * maps.group;
@@ -64,12 +103,12 @@ SCAN_INLINE void read_maps(const Tokens& maps, int64_t b, int64_t g, const int32
   }
 }
 
-// A(g, d.., n) for W channels times `factor`, as (n, W): lane i of row n is channel d + i.
-SCAN_INLINE void read_rates(const ScanInputs& in, int64_t g, int64_t d, float factor, float* rates) {
+// A(g, d.., n) for W channels times `factor`, as rows of W floats, `stride` apart: lane i of row n is channel d + i.
+SCAN_INLINE void read_rates(const ScanInputs& in, int64_t g, int64_t d, float factor, float* rates, int64_t stride) {
   const int count = lanes(in.channels, d);
   const float* from = in.A + (g * in.channels + d) * in.states;
   for (int64_t n = 0; n < in.states; n++)
-    for (int i = 0; i < W; i++) rates[n * W + i] = i < count ? from[i * in.states + n] * factor : 0.0f;
+    for (int i = 0; i < W; i++) rates[n * stride + i] = i < count ? from[i * in.states + n] * factor : 0.0f;
 }
 
 SCAN_INLINE V channel_values(const float* values, const ScanInputs& in, int64_t g, int64_t d) {

@@ -29,6 +29,7 @@ struct ScanForward {
   ScanInputs in;
   void* y;        // (b, l, g, d) dense
   float* kept;    // (b, chunks, g, n, d) dense: the states at the entry of each chunk, or null
+  bool past_caches;  // write y past the caches, as far as it consists of whole vectors
 };
 
 struct ScanBackward {
@@ -36,13 +37,15 @@ struct ScanBackward {
   Tokens grad;         // of y
   const float* kept;
   void *du, *ddelta;   // (b, l, g, d) dense
+  bool past_caches;    // write these past the caches, as far as they consist of whole vectors
   float *dB, *dC;      // (blocks, b, l, g, n) dense: one share for each block of channels, to be summed
   float* dA;           // (b, g, n, d) dense: one share for each batch element, to be summed, as of the next two
   float *dD, *dbias;   // (b, g, d) dense
 };
 
 // Work is cut into tasks that write nothing in common, so any division among threads gives the same bits.
-// One task is a batch element, a group and a block of channels (of whole vectors, for a forward task); tasks are numbered in this order, blocks fastest.
+// One task is a batch element, a group and a block of channels (of whole vectors, for a forward task); tasks are numbered in this order,
+// blocks fastest.
 struct ScanKernels {
   int64_t (*forward_scratch)(const ScanInputs&, int64_t block);                   // bytes, from 64-byte aligned memory
   void (*forward)(const ScanForward&, int64_t block, int64_t task, void* scratch);

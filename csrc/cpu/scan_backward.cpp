@@ -1,9 +1,9 @@
 // The gradient of the selective scan, for a block of channels of one group of one batch element.
 //
-// Chunks are walked backwards. The states within a chunk are computed again from the one kept at its entry, a few states n at a time so
-// that states and decays of the whole chunk stay in the first-level cache; then the gradient of the state goes back over the chunk.
+// Chunks are walked backwards, a few vectors of channels at a time. For a tile of some of these vectors' states, the states within the
+// chunk are computed again from the one kept at its entry, together with the decays; then the gradient of the state goes back over them.
 // With g the gradient of h[t] (what came back from later tokens included) and a the decay of token t:
-//   dC[t, n] += h dy     dB[t, n] += g step u      (sums over channels: kept for each lane until the block is done)
+//   dC[t, n] += h dy     dB[t, n] += g step u      (sums over channels: over a tile's vectors in registers, then over lanes)
 //   g a               goes back to token t - 1,    and times h[t-1] it is the gradient of step A, the exponent.
 #include "kernels.h"
 #include "parts.h"
@@ -12,166 +12,170 @@ namespace eqmambair {
 namespace SCAN_SET {
 namespace {
 
-constexpr int most_states_back = 4;
-
-// Of each vector of channels; arrays (chunk, W).
-struct Steps {
-  float *slope, *step, *input, *u, *dy;  // slope of softplus, step, step u, u, gradient of y
-  float *by_exponent, *by_input;             // sums over n of (gradient of the exponent) rate, and of g B
-};
-
 struct Buffers {
   int32_t *tokens, *tokens_after;  // of this chunk and of the one that comes next, which lies before it
-  float *B, *C;            // (chunk, n)
-  float *dB, *dC;          // (chunk, n, W), of the states in hand
-  float *rates;            // (vectors, n, W)
-  float *carry, *dA;       // (vectors, n, W): gradient that goes back to the chunk before; gradient of A
-  float *dD, *dbias;       // (vectors, W)
-  float *h, *decay;        // (chunk + 1, states in hand, W): h[t] is the state before token t; (chunk, states in hand, W)
-  float *steps;            // (vectors, 7, chunk, W)
-  Steps of(int64_t vector, int64_t chunk) const {
-    float* p = steps + vector * 7 * chunk * W;
-    const int64_t size = chunk * W;
-    return {p, p + size, p + 2 * size, p + 3 * size, p + 4 * size, p + 5 * size, p + 6 * size};
-  }
+  float *B, *C;       // (chunk, n)
+  float *dB, *dC;     // (chunk / W, n, W tokens): sums over the vectors of channels that are done
+  float *dD, *dbias;  // (vectors, W)
+  // Of each vector of channels, those of a tile side by side: (n, vectors of the tile, W), one tile after the other.
+  float *rates;
+  float *carry, *dA;  // gradient that goes back to the chunk before; gradient of A
+  // Of the vectors in hand.
+  float *tokenwise;   // (chunk, vectors, 5, W), see below
+  float *slope;       // (chunk, vectors, W), of softplus
+  float *walk;        // (chunk, states of the tile, vectors, 2, W): state before the token, decay
+  float *rows;        // (2, states of the tile, W tokens, W): dC and dB for each lane
 };
+
+// For each token and vector of channels: step, step u, gradient of y, and the sums over n of (gradient of the exponent) rate and of g B.
+enum { step_of, input_of, dy_of, by_exponent_of, by_input_of, all_of };
 
 Buffers cut(const ScanInputs& in, Scratch& scratch) {
   const int64_t vectors = divide_up(backward_block < in.channels ? backward_block : in.channels, W);
+  const int64_t tokens = divide_up(in.chunk, W) * W;
   Buffers x;
   x.tokens = scratch.integers(in.chunk);
   x.tokens_after = scratch.integers(in.chunk);
   x.B = scratch.floats(in.chunk * in.states);
   x.C = scratch.floats(in.chunk * in.states);
-  // Rounded up to whole groups of W rows for sums_of_rows.
-  x.dB = scratch.floats(divide_up(in.chunk * most_states_back, W) * W * W);
-  x.dC = scratch.floats(divide_up(in.chunk * most_states_back, W) * W * W);
+  x.dB = scratch.floats(tokens * in.states);
+  x.dC = scratch.floats(tokens * in.states);
+  x.dD = scratch.floats(vectors * W);
+  x.dbias = scratch.floats(vectors * W);
   x.rates = scratch.floats(vectors * in.states * W);
   x.carry = scratch.floats(vectors * in.states * W);
   x.dA = scratch.floats(vectors * in.states * W);
-  x.dD = scratch.floats(vectors * W);
-  x.dbias = scratch.floats(vectors * W);
-  x.h = scratch.floats((in.chunk + 1) * most_states_back * W);
-  x.decay = scratch.floats(in.chunk * most_states_back * W);
-  x.steps = scratch.floats(vectors * 7 * in.chunk * W);
+  x.tokenwise = scratch.floats(in.chunk * tile_vectors * all_of * W);
+  x.slope = scratch.floats(in.chunk * tile_vectors * W);
+  x.walk = scratch.floats(in.chunk * tile_states * tile_vectors * 2 * W);
+  x.rows = scratch.floats(2 * tile_states * W * W);
   return x;
 }
 
-// The states before and after each token, and the decays; h[0] is given.
-template <int Count>
-void recompute(const float* rates, const Steps& s, const float* B, int64_t states, int tokens, float* h, float* decays,
-               const Ahead<3> ahead, const Ahead<2, 2> results) {
-  V state[Count];
-  SCAN_UNROLL for (int n = 0; n < Count; n++) state[n] = load(h + n * W);
-  for (int t = 0; t < tokens; t++) {
-    ahead.fetch(t);
-    results.fetch(t);
-    const V step = load(s.step + t * W), input = load(s.input + t * W);
-    V decay[Count];
-    powers(step, rates, decay);
-    SCAN_UNROLL for (int n = 0; n < Count; n++) {
-      state[n] = fma(decay[n], state[n], input * all(B[t * states + n]));
-      store(decays + (t * Count + n) * W, decay[n]);
-      store(h + ((t + 1) * Count + n) * W, state[n]);
-    }
-  }
-}
-
-template <int Count, bool First>
-void go_back(const float* rates, const Steps& s, const float* B, const float* C, int64_t states, int tokens, const float* h,
-             const float* decays, float* carry, float* dA, float* dB, float* dC) {
-  V back[Count], by_rate[Count], after[Count];
-  SCAN_UNROLL for (int n = 0; n < Count; n++) {
-    back[n] = load(carry + n * W);
-    by_rate[n] = zero();
-    after[n] = load(h + (tokens * Count + n) * W);
-  }
-  for (int t = tokens - 1; t >= 0; t--) {
-    const V step = load(s.step + t * W), input = load(s.input + t * W), dy = load(s.dy + t * W);
-    V by_exponent = load(s.by_exponent + t * W), by_input = load(s.by_input + t * W);
-    SCAN_UNROLL for (int n = 0; n < Count; n++) {
-      const int at = (t * Count + n) * W;
-      const V g = fma(dy, all(C[t * states + n]), back[n]);
-      const V before = load(h + at);
-      store(dC + at, First ? after[n] * dy : fma(after[n], dy, load(dC + at)));
-      store(dB + at, First ? g * input : fma(g, input, load(dB + at)));
-      by_input = fma(g, all(B[t * states + n]), by_input);
-      back[n] = g * load(decays + at);
-      const V exponent = back[n] * before;
-      by_exponent = fma(exponent, load(rates + n * W), by_exponent);
-      by_rate[n] = fma(exponent, step, by_rate[n]);
-      after[n] = before;
-    }
-    store(s.by_exponent + t * W, by_exponent);
-    store(s.by_input + t * W, by_input);
-  }
-  SCAN_UNROLL for (int n = 0; n < Count; n++) {
-    store(carry + n * W, back[n]);
-    store(dA + n * W, load(dA + n * W) + by_rate[n]);
-  }
-}
-
-// Sums over the lanes of (tokens, Count) rows, written to a token's row of dB or dC in memory.
-template <int Count>
-void write_sums(const float* rows, const int32_t* tokens, int count, int64_t stride, float* to) {
-  for (int first = 0; first < count * Count; first += W) {
-    alignas(64) float sums[W];
-    store(sums, sums_of_rows(rows + first * W));
-    const int these = count * Count - first < W ? count * Count - first : W;
-    for (int i = 0; i < these; i++) to[tokens[(first + i) / Count] * stride + (first + i) % Count] = sums[i];
-  }
-}
-
-struct Place {
-  int64_t b, g, begin, end, chunk;
-  int count;
-  Ahead<3> ahead;    // what the next chunk reads
-  Ahead<2, 2> results;  // what this chunk will write
+// Some states of some vectors of channels in a chunk.
+struct Tile {
+  const float *rates, *kept;
+  int64_t kept_stride;
+  int active;  // lanes of the last vector
+  float *carry, *dA;
+  const float *B, *C;
+  float *tokenwise, *walk, *rows;
+  float *dC, *dB;
+  bool first;  // these vectors are the first to add to dC and dB
+  int64_t states;
+  int tokens;
 };
 
-template <int Arrays, int Written>
-Ahead<Arrays, Written> shifted(Ahead<Arrays, Written> ahead, int64_t bytes, bool wanted) {
-  for (auto& array : ahead.arrays) array.start = static_cast<const char*>(array.start) + bytes;
-  if (!wanted) ahead.count = 0;
-  return ahead;
-}
-
-template <int Count>
-int64_t go_back_all(int64_t n, const ScanBackward& scan, const Buffers& x, const Place& at, float* dB, float* dC) {
-  const ScanInputs& in = scan.in;
-  const int64_t chunks = divide_up(in.length, in.chunk);
-  for (; n + Count <= in.states; n += Count) {
-    for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
-      const int active = lanes(in.channels, d);
-      const float* kept = scan.kept + (((at.b * chunks + at.chunk) * in.groups + at.g) * in.states + n) * in.channels + d;
-      for (int i = 0; i < Count; i++) store(x.h + i * W, load_part(kept + i * in.channels, active));
-      const Steps s = x.of(v, in.chunk);
-      const int64_t row = (v * in.states + n) * W;
-      const int64_t along = (d - at.begin) * (in.type == Type::f32 ? 4 : 2);
-      recompute<Count>(x.rates + row, s, x.B + n, in.states, at.count, x.h, x.decay, shifted(at.ahead, along, n == 0),
-                       shifted(at.results, along, n == 0));
-      const auto back = v == 0 ? go_back<Count, true> : go_back<Count, false>;
-      back(x.rates + row, s, x.B + n, x.C + n, in.states, at.count, x.h, x.decay, x.carry + row, x.dA + row, x.dB, x.dC);
-    }
-    write_sums<Count>(x.dB, x.tokens, at.count, in.groups * in.states, dB + n);
-    write_sums<Count>(x.dC, x.tokens, at.count, in.groups * in.states, dC + n);
+// Adds the lanes of rows (States, W tokens, W) to sums, or sets these.
+template <int States>
+SCAN_INLINE void add_lanes(const float* rows, bool set, float* sums) {
+  SCAN_UNROLL for (int n = 0; n < States; n++) {
+    const V these = sums_of_rows(rows + n * W * W);
+    store(sums + n * W, set ? these : load(sums + n * W) + these);
   }
-  if constexpr (Count > 1) return go_back_all<Count / 2>(n, scan, x, at, dB, dC);
-  return n;
 }
 
-// What a chunk's tokens bring along, and sums set to zero.
-struct Reading {
-  int64_t delta_token, u_token, grad_token;
-  V bias;
-  int active;
+// States and decays of the chunk, and dC.
+template <int Vectors, int States>
+SCAN_INLINE void recompute(const Tile tile, Fetcher<8>& fetcher) {
+  V state[States * Vectors];
+  SCAN_UNROLL for (int i = 0; i < States * Vectors; i++)
+    state[i] = load_part(tile.kept + i / Vectors * tile.kept_stride + i % Vectors * W, i % Vectors + 1 < Vectors ? W : tile.active);
+  for (int from = 0; from < tile.tokens; from += W) {
+    const int to = from + W < tile.tokens ? from + W : tile.tokens;
+    for (int t = from; t < to; t++) {
+      fetcher.fetch();
+      const float* token = tile.tokenwise + t * Vectors * all_of * W;
+      float* walk = tile.walk + t * States * Vectors * 2 * W;
+      SCAN_UNROLL for (int n = 0; n < States; n++) {
+        V z[Vectors], decay[Vectors];
+        SCAN_UNROLL for (int v = 0; v < Vectors; v++)
+          z[v] = load(token + (v * all_of + step_of) * W) * load(tile.rates + (n * Vectors + v) * W);
+        exp2(z, nullptr, decay);
+        const V B = all(tile.B[t * tile.states + n]);
+        V dC;
+        SCAN_UNROLL for (int v = 0; v < Vectors; v++) {
+          const int i = n * Vectors + v;
+          const V dy = load(token + (v * all_of + dy_of) * W);
+          store(walk + 2 * i * W, state[i]);
+          store(walk + (2 * i + 1) * W, decay[v]);
+          state[i] = fma(decay[v], state[i], load(token + (v * all_of + input_of) * W) * B);
+          dC = v ? fma(state[i], dy, dC) : state[i] * dy;
+        }
+        store(tile.rows + (n * W + t - from) * W, dC);
+      }
+    }
+    add_lanes<States>(tile.rows, tile.first, tile.dC + from * tile.states);
+  }
+}
+
+template <int Vectors, int States>
+SCAN_INLINE void go_back(const Tile tile) {
+  V back[States * Vectors], by_rate[States * Vectors];
+  SCAN_UNROLL for (int i = 0; i < States * Vectors; i++) {
+    back[i] = load(tile.carry + i * W);
+    by_rate[i] = zero();
+  }
+  float* const rows = tile.rows + tile_states * W * W;
+  for (int from = (tile.tokens - 1) / W * W; from >= 0; from -= W) {
+    for (int t = (from + W < tile.tokens ? from + W : tile.tokens) - 1; t >= from; t--) {
+      float* token = tile.tokenwise + t * Vectors * all_of * W;
+      const float* walk = tile.walk + t * States * Vectors * 2 * W;
+      V B[States], C[States], dB[States];
+      SCAN_UNROLL for (int n = 0; n < States; n++) {
+        B[n] = all(tile.B[t * tile.states + n]);
+        C[n] = all(tile.C[t * tile.states + n]);
+      }
+      SCAN_UNROLL for (int v = 0; v < Vectors; v++, token += all_of * W) {
+        const V step = load(token + step_of * W), input = load(token + input_of * W), dy = load(token + dy_of * W);
+        V by_exponent = load(token + by_exponent_of * W), by_input = load(token + by_input_of * W);
+        SCAN_UNROLL for (int n = 0; n < States; n++) {
+          const int i = n * Vectors + v;
+          const V g = fma(dy, C[n], back[i]);
+          dB[n] = v ? fma(g, input, dB[n]) : g * input;
+          by_input = fma(g, B[n], by_input);
+          back[i] = g * load(walk + (2 * i + 1) * W);
+          const V exponent = back[i] * load(walk + 2 * i * W);
+          by_exponent = fma(exponent, load(tile.rates + i * W), by_exponent);
+          by_rate[i] = fma(exponent, step, by_rate[i]);
+        }
+        store(token + by_exponent_of * W, by_exponent);
+        store(token + by_input_of * W, by_input);
+      }
+      SCAN_UNROLL for (int n = 0; n < States; n++) store(rows + (n * W + t - from) * W, dB[n]);
+    }
+    add_lanes<States>(rows, tile.first, tile.dB + from * tile.states);
+  }
+  SCAN_UNROLL for (int i = 0; i < States * Vectors; i++) {
+    store(tile.carry + i * W, back[i]);
+    store(tile.dA + i * W, load(tile.dA + i * W) + by_rate[i]);
+  }
+}
+
+// Not part of its callers, of which there is one for each type of the inputs.
+template <int Vectors, int States>
+__attribute__((noinline)) void walk_tile(const Tile& tile, Fetcher<8>& fetcher) {
+  recompute<Vectors, States>(tile, fetcher);
+  go_back<Vectors, States>(tile);
+}
+
+// Inputs and results, from the first channel of the vectors in hand on; `lanes` of the last vector.
+template <class T>
+struct Data {
+  const T *u, *delta, *grad;
+  int64_t u_token, delta_token, grad_token;
+  T *du, *ddelta;
+  int64_t row;
+  int lanes;
+  bool past_caches;
 };
 
+// One vector's part of Count tokens, `vectors` vectors from token to token.
 template <int Count, bool Softplus, class T>
-SCAN_INLINE void read_some(const T* delta, const T* u, const T* grad, const Reading& r, const int32_t* tokens, const Steps& s, int t) {
-  V raw[Count], token[Count], step[Count], slope[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(delta + tokens[t + i] * r.delta_token, r.active) + r.bias;
-  SCAN_UNROLL for (int i = 0; i < Count; i++) token[i] = load_part(u + tokens[t + i] * r.u_token, r.active);
+SCAN_INLINE void read_some(const Data<T>& data, V bias, int active, const int32_t* tokens, int vectors, float* tokenwise, float* slopes) {
+  V raw[Count], u[Count], step[Count], slope[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(data.delta + tokens[i] * data.delta_token, active) + bias;
+  SCAN_UNROLL for (int i = 0; i < Count; i++) u[i] = load_part(data.u + tokens[i] * data.u_token, active);
   if constexpr (Softplus) {
     V w[Count];
     exp_of_minus_absolute(raw, w);
@@ -181,22 +185,91 @@ SCAN_INLINE void read_some(const T* delta, const T* u, const T* grad, const Read
     SCAN_UNROLL for (int i = 0; i < Count; i++) step[i] = raw[i], slope[i] = all(1.0f);
   }
   SCAN_UNROLL for (int i = 0; i < Count; i++) {
-    const int at = (t + i) * W;
-    store(s.slope + at, slope[i]);
-    store(s.step + at, step[i]);
-    store(s.input + at, step[i] * token[i]);
-    store(s.u + at, token[i]);
-    store(s.dy + at, load_part(grad + tokens[t + i] * r.grad_token, r.active));
-    store(s.by_exponent + at, zero());
-    store(s.by_input + at, zero());
+    float* to = tokenwise + i * vectors * all_of * W;
+    store(to + step_of * W, step[i]);
+    store(to + input_of * W, step[i] * u[i]);
+    store(to + dy_of * W, load_part(data.grad + tokens[i] * data.grad_token, active));
+    store(to + by_exponent_of * W, zero());
+    store(to + by_input_of * W, zero());
+    store(slopes + i * vectors * W, slope[i]);
   }
 }
 
 template <bool Softplus, class T>
-void read_steps(const T* delta, const T* u, const T* grad, const Reading reading, const int32_t* tokens, const Steps s, int count) {
+void read_tokens(Data<T> data, int vector, V bias, int active, const int32_t* tokens, int count, int vectors, float* tokenwise,
+                 float* slopes) {
+  data.u += vector * W, data.delta += vector * W, data.grad += vector * W;
+  tokenwise += vector * all_of * W, slopes += vector * W;
   int t = 0;
-  for (; t + interleaved <= count; t += interleaved) read_some<interleaved, Softplus>(delta, u, grad, reading, tokens, s, t);
-  for (; t < count; t++) read_some<1, Softplus>(delta, u, grad, reading, tokens, s, t);
+  for (; t + interleaved <= count; t += interleaved)
+    read_some<interleaved, Softplus>(data, bias, active, tokens + t, vectors, tokenwise + t * vectors * all_of * W,
+                                     slopes + t * vectors * W);
+  for (; t < count; t++)
+    read_some<1, Softplus>(data, bias, active, tokens + t, vectors, tokenwise + t * vectors * all_of * W, slopes + t * vectors * W);
+}
+
+// A chunk for some vectors of channels, which begin with vector v of the block and channel d.
+template <int Vectors, class T>
+void go_back_over(const ScanInputs& in, const Buffers& buffers, int64_t g, int64_t d, int64_t v, const float* kept, const Data<T> data,
+                  Fetcher<8>& fetcher, int count) {
+  const Buffers x = buffers;  // a copy, for a vector stored through any pointer may change what lies behind a reference
+  const int64_t states = in.states;
+  for (int i = 0; i < Vectors; i++) {
+    const auto read = in.softplus ? read_tokens<true, T> : read_tokens<false, T>;
+    const V bias = channel_values(in.bias, in, g, d + i * W);
+    read(data, i, bias, i + 1 < Vectors ? W : data.lanes, x.tokens, count, Vectors, x.tokenwise, x.slope);
+  }
+  const auto tile = [&](int64_t n) -> Tile {
+    const int64_t at = (v * states + n * Vectors) * W;
+    return {x.rates + at, kept + n * in.channels, in.channels, data.lanes, x.carry + at, x.dA + at, x.B + n, x.C + n,
+            x.tokenwise, x.walk, x.rows, x.dC + n * W, x.dB + n * W, v == 0, states, count};
+  };
+  int64_t n = 0;
+  for (; n + tile_states <= states; n += tile_states) walk_tile<Vectors, tile_states>(tile(n), fetcher);
+  if constexpr (tile_states > 1)
+    for (; n < states; n++) walk_tile<Vectors, 1>(tile(n), fetcher);
+  for (int i = 0; i < Vectors; i++) {
+    const int active = i + 1 < Vectors ? W : data.lanes;
+    const V skip = channel_values(in.D, in, g, d + i * W);
+    V dD = load(x.dD + (v + i) * W), dbias = load(x.dbias + (v + i) * W);
+    for (int t = 0; t < count; t++) {
+      const float* token = x.tokenwise + (t * Vectors + i) * all_of * W;
+      const V u = load_part(data.u + x.tokens[t] * data.u_token + i * W, active);
+      const V dy = load(token + dy_of * W), by_input = load(token + by_input_of * W);
+      const V dstep = fma(load(token + by_exponent_of * W), all(ln_2), u * by_input);
+      const V draw = dstep * load(x.slope + (t * Vectors + i) * W);
+      const V du = fma(skip, dy, load(token + step_of * W) * by_input);
+      const int64_t to = x.tokens[t] * data.row + i * W;
+      store_result(data.ddelta + to, draw, active, data.past_caches);
+      store_result(data.du + to, du, active, data.past_caches);
+      dD = fma(dy, u, dD);
+      dbias = dbias + draw;
+    }
+    store(x.dD + (v + i) * W, dD);
+    store(x.dbias + (v + i) * W, dbias);
+  }
+}
+
+template <class T>
+using GoBack = void (*)(const ScanInputs&, const Buffers&, int64_t, int64_t, int64_t, const float*, const Data<T>, Fetcher<8>&, int);
+
+template <class T, int Vectors = tile_vectors>
+GoBack<T> go_back_of(int64_t vectors) {
+  if (vectors == Vectors) return go_back_over<Vectors, T>;
+  if constexpr (Vectors > 1) return go_back_of<T, Vectors - 1>(vectors);
+  return nullptr;
+}
+
+// How many vectors to take next when `left` are left: about as many each time.
+int64_t vectors_of(int64_t left) { return divide_up(left, divide_up(left, tile_vectors)); }
+
+// Sums (count / W, n, W tokens), to the tokens' rows of dB or dC in memory.
+void write_sums(const float* sums, const int32_t* tokens, int count, int64_t states, int64_t stride, float* to) {
+  for (int t = 0; t < count; t++) {
+    const float* from = sums + t / W * W * states + t % W;
+    float* row = to + tokens[t] * stride;
+    for (int64_t n = 0; n < states; n++) row[n] = from[n * W];
+  }
 }
 
 template <class T>
@@ -206,14 +279,16 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
   Scratch scratch(memory);
   const Buffers x = cut(in, scratch);
   const int64_t blocks = divide_up(in.channels, backward_block), block = task % blocks;
-  Place at;
-  at.b = task / blocks / in.groups;
-  at.g = task / blocks % in.groups;
-  at.begin = block * backward_block;
-  at.end = at.begin + backward_block < in.channels ? at.begin + backward_block : in.channels;
-  const int64_t vectors = divide_up(at.end - at.begin, W);
+  const int64_t b = task / blocks / in.groups, g = task / blocks % in.groups;
+  const int64_t begin = block * backward_block;
+  const int64_t end = begin + backward_block < in.channels ? begin + backward_block : in.channels;
+  const int64_t vectors = divide_up(end - begin, W);
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t these = vectors_of(vectors - v);
+    for (int64_t i = 0; i < these; i++) read_rates(in, g, begin + (v + i) * W, log2_e, x.rates + (v * in.states + i) * W, these * W);
+    v += these;
+  }
   for (int64_t v = 0; v < vectors; v++) {
-    read_rates(in, at.g, at.begin + v * W, log2_e, x.rates + v * in.states * W);
     store(x.dD + v * W, zero());
     store(x.dbias + v * W, zero());
   }
@@ -221,56 +296,57 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
     store(x.carry + i * W, zero());
     store(x.dA + i * W, zero());
   }
-  const T* const u = static_cast<const T*>(in.u.data) + at.b * in.u.batch + at.g * in.u.group;
-  const T* const delta = static_cast<const T*>(in.delta.data) + at.b * in.delta.batch + at.g * in.delta.group;
-  const T* const grad = static_cast<const T*>(scan.grad.data) + at.b * scan.grad.batch + at.g * scan.grad.group;
+  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group;
+  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
+  const T* const grad = static_cast<const T*>(scan.grad.data) + b * scan.grad.batch + g * scan.grad.group;
   const int64_t row = in.groups * in.channels;
-  T* const du = static_cast<T*>(scan.du) + at.b * in.length * row + at.g * in.channels;
-  T* const ddelta = static_cast<T*>(scan.ddelta) + at.b * in.length * row + at.g * in.channels;
-  const int64_t maps = ((block * in.batch + at.b) * in.length * in.groups + at.g) * in.states;
-  for (at.chunk = divide_up(in.length, in.chunk) - 1; at.chunk >= 0; at.chunk--) {
-    const int64_t from = at.chunk * in.chunk;
-    at.count = static_cast<int>(in.length - from < in.chunk ? in.length - from : in.chunk);
-    read_path(in, at.b, at.g, from, at.count, x.tokens);
-    const int64_t d0 = at.begin, bytes = sizeof(T);
-    at.ahead = {x.tokens_after,
-                at.chunk ? static_cast<int>(in.chunk) : 0,
-                {{u + d0, in.u.token * bytes}, {delta + d0, in.delta.token * bytes}, {grad + d0, scan.grad.token * bytes}}};
-    at.results = {x.tokens, at.count, {{du + d0, row * bytes}, {ddelta + d0, row * bytes}}};
-    read_path(in, at.b, at.g, from - at.ahead.count, at.ahead.count, x.tokens_after);
-    read_maps<T>(in.B, at.b, at.g, x.tokens, at.count, in.states, x.B);
-    read_maps<T>(in.C, at.b, at.g, x.tokens, at.count, in.states, x.C);
-    for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
-      const Reading reading{in.delta.token, in.u.token, scan.grad.token, channel_values(in.bias, in, at.g, d), lanes(in.channels, d)};
-      const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
-      read(delta + d, u + d, grad + d, reading, x.tokens, x.of(v, in.chunk), at.count);
+  T* const du = static_cast<T*>(scan.du) + b * in.length * row + g * in.channels;
+  T* const ddelta = static_cast<T*>(scan.ddelta) + b * in.length * row + g * in.channels;
+  const bool past = scan.past_caches && past_caches(du, row, in.channels) && past_caches(ddelta, row, in.channels);
+  const int64_t item = sizeof(T), bytes = (end - begin) * item, chunks = divide_up(in.length, in.chunk);
+  const int64_t maps = ((block * in.batch + b) * in.length * in.groups + g) * in.states;
+  for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
+    const int64_t from = chunk * in.chunk;
+    const int count = static_cast<int>(in.length - from < in.chunk ? in.length - from : in.chunk);
+    const int after = chunk ? static_cast<int>(in.chunk) : 0;
+    read_path(in, b, g, from, count, x.tokens);
+    read_path(in, b, g, from - after, after, x.tokens_after);
+    read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
+    read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
+    const float* const kept = scan.kept + ((b * chunks + chunk) * in.groups + g) * in.states * in.channels + begin;
+    const int written = past ? 0 : count, kept_before = chunk ? static_cast<int>(in.states) : 0;
+    Fetcher<8> fetcher{{{du + begin, row * item, bytes, x.tokens, written},
+                        {ddelta + begin, row * item, bytes, x.tokens, written},
+                        rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states),
+                        rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states),
+                        {kept - in.groups * in.states * in.channels, in.channels * 4, (end - begin) * 4, nullptr, kept_before},
+                        {delta + begin, in.delta.token * item, bytes, x.tokens_after, after},
+                        {u + begin, in.u.token * item, bytes, x.tokens_after, after},
+                        {grad + begin, scan.grad.token * item, bytes, x.tokens_after, after}}};
+    fetcher.spread_over(count * divide_up(in.states, tile_states) * divide_up(vectors, tile_vectors));
+    for (int64_t v = 0; v < vectors;) {
+      const int64_t these = vectors_of(vectors - v), d = begin + v * W;
+      const Data<T> data{u + d, delta + d, grad + d, in.u.token, in.delta.token, scan.grad.token,
+                         du + d, ddelta + d, row, lanes(in.channels, d + (these - 1) * W), past};
+      go_back_of<T>(these)(in, x, g, d, v, kept + v * W, data, fetcher, count);
+      v += these;
     }
-    go_back_all<most_states_back>(0, scan, x, at, scan.dB + maps, scan.dC + maps);
-    for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
-      const int active = lanes(in.channels, d);
-      const Steps s = x.of(v, in.chunk);
-      const V skip = channel_values(in.D, in, at.g, d);
-      V dD = zero(), dbias = zero();
-      for (int t = 0; t < at.count; t++) {
-        const V token = load(s.u + t * W), dy = load(s.dy + t * W), by_input = load(s.by_input + t * W);
-        const V dstep = fma(load(s.by_exponent + t * W), all(ln_2), token * by_input);
-        const V draw = dstep * load(s.slope + t * W);
-        store_part(ddelta + x.tokens[t] * row + d, draw, active);
-        store_part(du + x.tokens[t] * row + d, fma(skip, dy, load(s.step + t * W) * by_input), active);
-        dD = fma(dy, token, dD);
-        dbias = dbias + draw;
-      }
-      store(x.dD + v * W, load(x.dD + v * W) + dD);
-      store(x.dbias + v * W, load(x.dbias + v * W) + dbias);
-    }
+    write_sums(x.dB, x.tokens, count, in.states, in.groups * in.states, scan.dB + maps);
+    write_sums(x.dC, x.tokens, count, in.states, in.groups * in.states, scan.dC + maps);
   }
-  for (int64_t d = at.begin, v = 0; d < at.end; d += W, v++) {
-    const int active = lanes(in.channels, d);
-    const int64_t channel = at.b * row + at.g * in.channels + d;
-    store_part(scan.dD + channel, load(x.dD + v * W), active);
-    store_part(scan.dbias + channel, load(x.dbias + v * W), active);
-    for (int64_t n = 0; n < in.states; n++)
-      store_part(scan.dA + ((at.b * in.groups + at.g) * in.states + n) * in.channels + d, load(x.dA + (v * in.states + n) * W), active);
+  finish_stores();
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t these = vectors_of(vectors - v);
+    for (int64_t i = 0; i < these; i++) {
+      const int64_t d = begin + (v + i) * W, channel = b * row + g * in.channels + d;
+      const int active = lanes(in.channels, d);
+      store_part(scan.dD + channel, load(x.dD + (v + i) * W), active);
+      store_part(scan.dbias + channel, load(x.dbias + (v + i) * W), active);
+      for (int64_t n = 0; n < in.states; n++)
+        store_part(scan.dA + ((b * in.groups + g) * in.states + n) * in.channels + d, load(x.dA + (v * in.states + n * these + i) * W),
+                   active);
+    }
+    v += these;
   }
 }
 

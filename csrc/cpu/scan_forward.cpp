@@ -51,21 +51,22 @@ struct Results {
   const int32_t* tokens;
   int64_t token;
   int active;
+  bool past_caches;
 };
 
 // Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched. With the last
 // states y is complete, and is written where the tokens were read: a few stores at a time, which wait for memory while others are computed.
 template <int Count, bool Last, class T>
 void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
-             float* state, int tokens, const Ahead<3, 1> ahead, const Results<T> results) {
+             float* state, int tokens, Fetcher<5>& fetcher, const Results<T> results) {
   V h[Count];
   SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
   for (int t = 0; t < tokens; t++, B += states, C += states) {
-    ahead.fetch(t);
+    fetcher.fetch();
     V sum = load(y + W * t);
     step_states<0>(h, load(step + W * t), load(input + W * t), rates, B, C, sum);
     if constexpr (Last) {
-      store_part(results.y + results.tokens[t] * results.token, sum, results.active);
+      store_result(results.y + results.tokens[t] * results.token, sum, results.active, results.past_caches);
     } else {
       store(y + W * t, sum);
     }
@@ -74,7 +75,7 @@ void advance(const float* rates, const float* step, const float* input, float* y
 }
 
 template <class T>
-using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, const Ahead<3, 1>,
+using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, Fetcher<5>&,
                          const Results<T>);
 
 // The states after `most_states` at a time.
@@ -86,11 +87,12 @@ Advance<T> last_states(int64_t count) {
 }
 
 template <class T>
-void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, Ahead<3, 1> ahead, const Results<T>& results) {
+void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, Fetcher<5>& fetcher,
+                 const Results<T>& results) {
   int64_t n = 0;
-  for (; states - n > most_states; n += most_states, ahead = {})
-    advance<most_states, false, T>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, ahead, results);
-  last_states<T>(states - n)(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, ahead, results);
+  for (; states - n > most_states; n += most_states)
+    advance<most_states, false, T>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, fetcher, results);
+  last_states<T>(states - n)(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, fetcher, results);
 }
 
 // Steps, inputs and skips of a chunk's tokens.
@@ -137,14 +139,16 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
   const int64_t b = task / blocks / in.groups, g = task / blocks % in.groups;
   const int64_t begin = task % blocks * block, end = begin + block < in.channels ? begin + block : in.channels;
   for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
-    read_rates(in, g, d, log2_e, x.rates + v);
+    read_rates(in, g, d, log2_e, x.rates + v, W);
     for (int64_t i = 0; i < in.states; i++) store(x.state + v + i * W, zero());
   }
   const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group;
   const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
   const int64_t row = in.groups * in.channels;
   T* const y = static_cast<T*>(scan.y) + b * in.length * row + g * in.channels;
-  constexpr int64_t bytes = sizeof(T);
+  const bool past = scan.past_caches && past_caches(y, row, in.channels);
+  const int64_t item = sizeof(T), bytes = (end - begin) * item;
+  const int64_t calls_per_token = divide_up(in.states, most_states) * divide_up(end - begin, W);
   const int64_t chunks = divide_up(in.length, in.chunk);
   for (int64_t c = 0; c < chunks; c++) {
     const int64_t from = c * in.chunk;
@@ -154,6 +158,12 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
     read_path(in, b, g, from + count, after, x.tokens_after);
     read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
     read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
+    Fetcher<5> fetcher{{rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states),
+                        rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states),
+                        {delta + begin, in.delta.token * item, bytes, x.tokens_after, after},
+                        {u + begin, in.u.token * item, bytes, x.tokens_after, after},
+                        {y + begin, row * item, bytes, x.tokens_after, past ? 0 : after}}};
+    fetcher.spread_over(count * calls_per_token);
     for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
       const int active = lanes(in.channels, d);
       if (scan.kept) {
@@ -163,12 +173,10 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
       const V skip = channel_values(in.D, in, g, d), bias = channel_values(in.bias, in, g, d);
       const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
       read(delta + d, u + d, {in.delta.token, in.u.token, bias, skip, active}, x, count);
-      const Ahead<3, 1> ahead{x.tokens_after,
-                           after,
-                           {{u + d, in.u.token * bytes}, {delta + d, in.delta.token * bytes}, {y + d, row * bytes}}};
-      advance_all<T>(x, x.rates + v, x.state + v, in.states, count, ahead, {y + d, x.tokens, row, active});
+      advance_all<T>(x, x.rates + v, x.state + v, in.states, count, fetcher, {y + d, x.tokens, row, active, past});
     }
   }
+  finish_stores();
 }
 
 }  // namespace

@@ -38,20 +38,22 @@ struct f16 {
   uint16_t bits;
 };
 
-// For each set: V, a vector of W floats; how many states are held in registers at once (most_states); and how many chains of
+// For each set: V, a vector of W floats; how many states are held in registers at once (most_states); how many chains of
 // exponentials stand side by side in the instruction stream (interleaved), for without that the scheduler of the processor fills up
-// with instructions that wait for one another.
+// with instructions that wait for one another; and for how many states of how many vectors of channels the gradient goes back at once.
 #if SCAN_AVX512
 
 using V = __m512;
 constexpr int W = 16;
 constexpr int most_states = 16;
 constexpr int interleaved = 4;
+constexpr int tile_vectors = 3, tile_states = 2;
 
 SCAN_INLINE V zero() { return _mm512_setzero_ps(); }
 SCAN_INLINE V all(float x) { return _mm512_set1_ps(x); }
 SCAN_INLINE V load(const float* p) { return _mm512_load_ps(p); }
 SCAN_INLINE void store(float* p, V x) { _mm512_store_ps(p, x); }
+SCAN_INLINE void store_past_caches(float* p, V x) { _mm512_stream_ps(p, x); }
 SCAN_INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 // Where x is NaN these give NaN: the second operand is returned.
 SCAN_INLINE V at_least(float bound, V x) { return _mm512_max_ps(all(bound), x); }
@@ -124,11 +126,13 @@ using V = __m256;
 constexpr int W = 8;
 constexpr int most_states = 4;
 constexpr int interleaved = 2;
+constexpr int tile_vectors = 2, tile_states = 2;
 
 SCAN_INLINE V zero() { return _mm256_setzero_ps(); }
 SCAN_INLINE V all(float x) { return _mm256_set1_ps(x); }
 SCAN_INLINE V load(const float* p) { return _mm256_load_ps(p); }
 SCAN_INLINE void store(float* p, V x) { _mm256_store_ps(p, x); }
+SCAN_INLINE void store_past_caches(float* p, V x) { _mm256_stream_ps(p, x); }
 SCAN_INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 SCAN_INLINE V at_least(float bound, V x) { return _mm256_max_ps(all(bound), x); }
 SCAN_INLINE V at_most(float bound, V x) { return _mm256_min_ps(all(bound), x); }
@@ -198,11 +202,13 @@ typedef int32_t I __attribute__((vector_size(16)));
 constexpr int W = 4;
 constexpr int most_states = 4;
 constexpr int interleaved = 2;
+constexpr int tile_vectors = 2, tile_states = 2;
 
 SCAN_INLINE V zero() { return V{}; }
 SCAN_INLINE V all(float x) { return V{x, x, x, x}; }
 SCAN_INLINE V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 SCAN_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
+SCAN_INLINE void store_past_caches(float* p, V x) { store(p, x); }
 SCAN_INLINE V fma(V a, V b, V c) { return a * b + c; }  // one instruction where there is one: -ffp-contract=fast
 SCAN_INLINE V choose(I mask, V yes, V no) { return (V)(((I)yes & mask) | ((I)no & ~mask)); }
 SCAN_INLINE V at_least(float bound, V x) { return choose(x < all(bound), all(bound), x); }

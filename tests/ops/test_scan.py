@@ -286,6 +286,16 @@ def test_softplus_is_right_to_three_units_in_the_last_place(compiled) -> None:
     assert float(((y - expected).abs() / ulp).max()) <= 3.0
 
 
+@pytest.mark.parametrize("channels", [64, 63])
+def test_results_too_large_for_the_caches(compiled, channels) -> None:
+    # Above 4 MiB results are written past the caches, where their rows are whole vectors.
+    arguments = Case(1, 4201, 4, channels, 1).make()
+    names = ["y", "u", "delta", "A", "B", "C", "D", "delta_bias"]
+    pairs = zip(value_and_gradients(selective_scan, arguments), value_and_gradients(plain_scan, arguments), strict=True)
+    for name, (got, wanted) in zip(names, pairs, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=3e-5 * float(wanted.abs().max()), msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_memory_of_training_is_one_state_a_chunk() -> None:
     arguments = Case(1, 3 * CHUNK + 1, 2, 8, 16).make()
     _, states = torch.ops.eqmambair.selective_scan_forward(*arguments, True, CHUNK, True)
