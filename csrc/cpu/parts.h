@@ -52,7 +52,7 @@ SCAN_INLINE void finish_stores() {
 #endif
 }
 
-// TokenRows of memory: of some tokens, or without these the first `count` rows.
+// Rows of memory: of some tokens, or without these the first `count` rows.
 struct TokenRows {
   const void* start;
   int64_t stride, bytes;  // of a row, in bytes
@@ -91,7 +91,7 @@ struct Fetcher {
   }
 };
 
-// TokenRows of B or C for a chunk's tokens, (count, n) dense, as floats.
+// Rows of B or C for a chunk's tokens, (count, n) dense, as floats.
 template <class T>
 SCAN_INLINE void read_maps(const Tokens& maps, int64_t b, int64_t g, const int32_t* tokens, int count, int64_t states, float* rows) {
   const T* from = static_cast<const T*>(maps.data) + b * maps.batch + g * maps.group;

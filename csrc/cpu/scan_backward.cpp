@@ -314,12 +314,13 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
     read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
     read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
     const float* const kept = scan.kept + ((b * chunks + chunk) * in.groups + g) * in.states * in.channels + begin;
-    const int written = past ? 0 : count, kept_before = chunk ? static_cast<int>(in.states) : 0;
+    const float* const kept_before = chunk ? kept - in.groups * in.states * in.channels : nullptr;
+    const int written = past ? 0 : count;
     Fetcher<8> fetcher{{{du + begin, row * item, bytes, x.tokens, written},
                         {ddelta + begin, row * item, bytes, x.tokens, written},
                         rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states),
                         rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states),
-                        {kept - in.groups * in.states * in.channels, in.channels * 4, (end - begin) * 4, nullptr, kept_before},
+                        {kept_before, in.channels * 4, (end - begin) * 4, nullptr, chunk ? static_cast<int>(in.states) : 0},
                         {delta + begin, in.delta.token * item, bytes, x.tokens_after, after},
                         {u + begin, in.u.token * item, bytes, x.tokens_after, after},
                         {grad + begin, scan.grad.token * item, bytes, x.tokens_after, after}}};
