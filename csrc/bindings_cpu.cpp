@@ -77,15 +77,19 @@ struct Arguments {
   ScanInputs in;
 };
 
-// Results of more bytes than this are written past the caches, where they would push out what is still to be read.
-constexpr size_t most_cached_bytes = size_t{4} << 20;
-
 // Channels of a forward task: all, for then the maps are read once, unless that leaves threads idle.
 int64_t forward_block(const ScanInputs& in) {
   const int64_t width = kernels().width, vectors = divide_up(in.channels, width);
   const int64_t enough = 4 * at::get_num_threads();
   const int64_t most = at::get_num_threads() == 1 ? vectors : std::clamp<int64_t>(in.batch * in.groups * vectors / enough, 1, vectors);
   return divide_up(vectors, divide_up(vectors, most)) * width;
+}
+
+void run_forward(const ScanForward& scan) {
+  const ScanInputs& in = scan.in;
+  const int64_t block = forward_block(in);
+  run_tasks(in.batch * in.groups * divide_up(in.channels, block), kernels().scan.forward_scratch(in, block),
+            [&](int64_t task, void* scratch) { kernels().scan.forward(scan, block, task, scratch); });
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -102,11 +106,21 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
   const Tensor y = at::empty(delta.sizes(), u.options());
   const Tensor kept =
       at::empty({in.batch, keep ? divide_up(in.length, chunk) : 0, in.groups, in.states, in.channels}, A.options());
-  const ScanForward scan{in, y.data_ptr(), keep ? kept.data_ptr<float>() : nullptr, y.nbytes() > most_cached_bytes};
-  const int64_t block = forward_block(in);
-  run_tasks(in.batch * in.groups * divide_up(in.channels, block), kernels().scan.forward_scratch(in, block),
-            [&](int64_t task, void* scratch) { kernels().scan.forward(scan, block, task, scratch); });
+  run_forward({in, y.data_ptr(), keep ? kept.data_ptr<float>() : nullptr, y.nbytes() > most_cached_bytes});
   return {y, kept};
+}
+
+Tensor low_rank_forward(const Tensor& u, const Tensor& low_rank, const Tensor& weight, const Tensor& A, const Tensor& B, const Tensor& C,
+                        const optional<Tensor>& D, const optional<Tensor>& bias, const optional<Tensor>& order, bool softplus, int64_t chunk) {
+  const Tensor y = at::empty({u.size(0), u.size(1), weight.size(0), weight.size(2)}, u.options());
+  const Tensor rows = with_dense_rows(low_rank), to_steps = weight.contiguous();
+  Arguments arguments(u, y, A, B, C, D, bias, order, softplus, chunk);
+  ScanInputs& in = arguments.in;
+  in.delta = tokens_of(rows);
+  in.rank = weight.size(1);
+  in.to_steps = to_steps.data_ptr<float>();
+  run_forward({in, y.data_ptr(), nullptr, y.nbytes() > most_cached_bytes});
+  return y;
 }
 
 Gradients backward(const Tensor& grad, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
@@ -145,5 +159,6 @@ std::string simd_level() { return kernels().name; }
 TORCH_LIBRARY_IMPL(eqmambair, CPU, m) {
   m.impl("selective_scan_forward", &eqmambair::forward);
   m.impl("selective_scan_backward", &eqmambair::backward);
+  m.impl("low_rank_scan", &eqmambair::low_rank_forward);
 }
 TORCH_LIBRARY_IMPL(eqmambair, CompositeExplicitAutograd, m) { m.impl("simd_level", &eqmambair::simd_level); }

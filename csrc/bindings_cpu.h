@@ -21,6 +21,9 @@ inline const Kernels& kernels() {
   return *chosen;
 }
 
+// Results of more bytes than this are written past the caches, where they would push out what is still to be read.
+constexpr size_t most_cached_bytes = size_t{4} << 20;
+
 // Scratch memory on a boundary of cache lines.
 class Aligned {
  public:

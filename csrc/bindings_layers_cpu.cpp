@@ -22,6 +22,7 @@ struct DepthwiseArguments {
       : x(pixels_first(x)), weight(weight.flatten(1).t().contiguous()), bias(bias ? bias->contiguous() : Tensor()) {
     conv = {x.size(0), x.size(2), x.size(3), x.size(1), weight.size(0) / x.size(1), dilation, silu,
             this->weight.data_ptr<float>(), bias ? this->bias.data_ptr<float>() : nullptr};
+    conv.past_caches = x.nbytes() * conv.spread > most_cached_bytes;
   }
   Tensor x, weight, bias;
   Depthwise conv;

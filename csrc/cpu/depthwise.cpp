@@ -11,6 +11,7 @@ namespace SCAN_SET {
 namespace {
 
 constexpr int taps = 9;
+constexpr int side_by_side = 4;  // pixels of a row that are convolved at once, for each instruction waits for the one before
 
 struct Window {
   Window(const Depthwise& conv, int64_t task) {
@@ -83,11 +84,11 @@ SCAN_INLINE void convolve(const float* const (&rows)[3], int64_t pixel, int64_t 
       SCAN_UNROLL for (int i = 0; i < Count; i++) sum[i] = fma(load(rows[r] + i * pixel + k * apart), weight[3 * r + k], sum[i]);
 }
 
-struct Rows {
+struct RowsAround {
   const float* rows[3];
 };
 
-SCAN_INLINE Rows rows_around(const Ring& ring, int64_t y, int64_t dilation) {
+SCAN_INLINE RowsAround rows_around(const Ring& ring, int64_t y, int64_t dilation) {
   return {{ring.row(y - dilation), ring.row(y), ring.row(y + dilation)}};
 }
 
@@ -105,21 +106,21 @@ SCAN_INLINE void forward_some(const float* const (&rows)[3], int64_t width, int6
 }
 
 template <bool Silu>
-void forward_row(const Rows around, int64_t width, int64_t dilation, const float* weight, const float* bias, int64_t channels, float* y,
-                 int64_t columns, int active) {
+void forward_row(const RowsAround around, int64_t width, int64_t dilation, const float* weight, const float* bias, int64_t weights, int64_t apart,
+                 float* y, int64_t columns, int active) {
   V w[taps];
-  for (int k = 0; k < taps; k++) w[k] = load_part(weight + k * channels, active);
+  for (int k = 0; k < taps; k++) w[k] = load_part(weight + k * weights, active);
   const V start = bias ? load_part(bias, active) : zero();
   int64_t x = 0;
-  const auto at = [&](int64_t i) { return Rows{{around.rows[0] + i * width, around.rows[1] + i * width, around.rows[2] + i * width}}; };
-  for (; x + interleaved <= columns; x += interleaved)
-    forward_some<interleaved, Silu>(at(x).rows, width, dilation * width, w, start, y + x * channels, channels, active);
-  for (; x < columns; x++) forward_some<1, Silu>(at(x).rows, width, dilation * width, w, start, y + x * channels, channels, active);
+  const auto at = [&](int64_t i) { return RowsAround{{around.rows[0] + i * width, around.rows[1] + i * width, around.rows[2] + i * width}}; };
+  for (; x + side_by_side <= columns; x += side_by_side)
+    forward_some<side_by_side, Silu>(at(x).rows, width, dilation * width, w, start, y + x * apart, apart, active);
+  for (; x < columns; x++) forward_some<1, Silu>(at(x).rows, width, dilation * width, w, start, y + x * apart, apart, active);
 }
 
 // The gradients of the nine weights and of the bias over a row; with Silu also the gradient in front of the activation.
 template <bool Silu>
-void weight_row(const Rows around, int64_t width, int64_t dilation, const float* weight, const float* bias, int64_t channels,
+void weight_row(const RowsAround around, int64_t width, int64_t dilation, const float* weight, const float* bias, int64_t channels,
                 const float* grad, float* inside, int64_t columns, int active, float* sums, int64_t sums_row) {
   V w[taps], dw[taps], dbias = load(sums + taps * sums_row);
   if constexpr (Silu)
@@ -127,7 +128,7 @@ void weight_row(const Rows around, int64_t width, int64_t dilation, const float*
   for (int k = 0; k < taps; k++) dw[k] = load(sums + k * sums_row);
   const V start = Silu && bias ? load_part(bias, active) : zero();
   for (int64_t x = 0; x < columns; x++) {
-    const Rows at{{around.rows[0] + x * width, around.rows[1] + x * width, around.rows[2] + x * width}};
+    const RowsAround at{{around.rows[0] + x * width, around.rows[1] + x * width, around.rows[2] + x * width}};
     V g = load_part(grad + x * channels, active);
     if constexpr (Silu) {
       V z[1], s[1];
@@ -188,16 +189,21 @@ void depthwise_forward(const Depthwise& conv, const float* x, float* y, int64_t 
   Scratch scratch(memory);
   const Window at(conv, task);
   Memory use(conv, at, scratch);
-  const int64_t channels = conv.out_channels();
+  const int64_t channels = conv.out_channels(), width = use.ring.width();
   const auto run = conv.silu ? forward_row<true> : forward_row<false>;
   each_row<true>(conv, at, use.ring, x, [&](int64_t row, int64_t pixel) {
+    float* const result = y + pixel * channels + at.out;
+    float* const to = conv.past_caches ? use.line : result;
+    const int64_t apart = conv.past_caches ? width : channels;
     for (int64_t c = 0; c < at.outer; c += W) {
-      Rows around = rows_around(use.ring, row, conv.dilation);
+      RowsAround around = rows_around(use.ring, row, conv.dilation);
       for (auto& r : around.rows) r += c;
-      run(around, use.ring.width(), conv.dilation, conv.weight + at.out + c, conv.bias ? conv.bias + at.out + c : nullptr, channels,
-          y + pixel * channels + at.out + c, at.columns, lanes(at.outer, c));
+      run(around, width, conv.dilation, conv.weight + at.out + c, conv.bias ? conv.bias + at.out + c : nullptr, channels, apart, to + c,
+          at.columns, lanes(at.outer, c));
     }
+    for (int64_t i = 0; conv.past_caches && i < at.columns; i++) write_row(use.line + i * width, at.outer, result + i * channels, true);
   });
+  finish_stores();
 }
 
 void depthwise_backward_weight(const Depthwise& conv, const float* x, const float* grad, float* inside, float* shares, int64_t task,
@@ -211,7 +217,7 @@ void depthwise_backward_weight(const Depthwise& conv, const float* x, const floa
   const auto run = conv.silu ? weight_row<true> : weight_row<false>;
   each_row<true>(conv, at, use.ring, x, [&](int64_t row, int64_t pixel) {
     for (int64_t c = 0; c < at.outer; c += W) {
-      Rows around = rows_around(use.ring, row, conv.dilation);
+      RowsAround around = rows_around(use.ring, row, conv.dilation);
       for (auto& r : around.rows) r += c;
       const int64_t place = pixel * channels + at.out + c;
       run(around, width, conv.dilation, conv.weight + at.out + c, conv.bias ? conv.bias + at.out + c : nullptr, channels, grad + place,
@@ -233,9 +239,9 @@ void depthwise_backward_input(const Depthwise& conv, const float* grad, float* d
     for (int64_t c = 0; c < width; c++) use.turned[k * width + c] = c < at.outer ? conv.weight[(taps - 1 - k) * channels + at.out + c] : 0.0f;
   each_row<false>(conv, at, use.ring, grad, [&](int64_t row, int64_t pixel) {
     for (int64_t c = 0; c < at.outer; c += W) {
-      Rows around = rows_around(use.ring, row, conv.dilation);
+      RowsAround around = rows_around(use.ring, row, conv.dilation);
       for (auto& r : around.rows) r += c;
-      forward_row<false>(around, width, conv.dilation, use.turned + c, nullptr, width, use.line + c, at.columns, W);
+      forward_row<false>(around, width, conv.dilation, use.turned + c, nullptr, width, width, use.line + c, at.columns, W);
     }
     for (int64_t i = 0; i < at.columns; i++) {
       float* const to = dx + (pixel + i) * conv.in_channels + at.in;

@@ -11,6 +11,7 @@ struct Depthwise {
   bool silu;            // the result is z sigmoid(z) of the convolution z
   const float* weight;  // (9, out channels)
   const float* bias;    // (out channels), or null
+  bool past_caches;     // write the result past the caches
   int64_t out_channels() const { return in_channels * spread; }
 };
 

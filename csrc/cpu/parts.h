@@ -12,6 +12,7 @@ class Scratch {
   explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
   float* floats(int64_t count) { return static_cast<float*>(take(count * 4)); }
   int32_t* integers(int64_t count) { return static_cast<int32_t*>(take(count * 4)); }
+  const char** pointers(int64_t count) { return static_cast<const char**>(take(count * sizeof(char*))); }
   int64_t taken() const { return taken_; }
 
  private:
@@ -32,24 +33,64 @@ SCAN_INLINE void read_path(const ScanInputs& in, int64_t b, int64_t g, int64_t f
   for (int t = 0; t < count; t++) tokens[t] = path ? path[t] : static_cast<int32_t>(from + t);
 }
 
-// Whether rows of results, the first at p, consist of whole vectors that can be written past the caches.
-SCAN_INLINE bool past_caches(const float* p, int64_t row, int64_t channels) {
-  return reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0 && row % W == 0 && channels % W == 0;
-}
-template <class Half>
-SCAN_INLINE bool past_caches(const Half*, int64_t, int64_t) { return false; }
-
-SCAN_INLINE void store_result(float* p, V x, int count, bool past_caches) {
-  past_caches ? store_past_caches(p, x) : store_part(p, x, count);
-}
-template <class Half>
-SCAN_INLINE void store_result(Half* p, V x, int count, bool) { store_part(p, x, count); }
-
 // What was written past the caches is seen by other threads only after this.
 SCAN_INLINE void finish_stores() {
 #if defined(__x86_64__) || defined(__i386__)
   _mm_sfence();
 #endif
+}
+
+// The largest of the absolute values that are numbers, or 0.
+SCAN_INLINE float largest_of(const float* values, int64_t count) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < count; i++) {
+    const float size = values[i] < 0.0f ? -values[i] : values[i];
+    if (size > largest) largest = size;
+  }
+  return largest;
+}
+
+SCAN_INLINE float largest_lane(V x) {
+  alignas(64) float each[W];
+  store(each, x);
+  return largest_of(each, W);
+}
+
+// Some tokens and how many channels of each.
+struct Rows {
+  const int32_t* tokens;
+  int count;
+  int64_t channels;
+};
+
+// Calls at(d, active) for the vectors of a row: those in front of the last are whole.
+template <class At>
+SCAN_INLINE void each_vector(int64_t channels, const At& at) {
+  int64_t d = 0;
+  for (; d + W <= channels; d += W) at(d, W);
+  if (d < channels) at(d, static_cast<int>(channels - d));
+}
+
+// A row of floats to memory; with `past_caches` whole cache lines are not read first, only to be overwritten. Half a line written that way
+// would cost more than it saves.
+template <class T>
+SCAN_INLINE void write_row(const float* from, int64_t channels, T* row, bool past_caches) {
+  constexpr int64_t line = 64 / sizeof(T);
+  int64_t d = 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const int64_t bytes_into = reinterpret_cast<uintptr_t>(row) % 64, head = (line - bytes_into / sizeof(T)) % line;
+    if (past_caches && bytes_into % sizeof(V) == 0 && head <= channels) {
+      for (; d < head; d += W) store_part(row + d, load(from + d), W);
+      for (const int64_t end = d + (channels - d) / line * line; d < end; d += W) store_past_caches(row + d, load(from + d));
+    }
+  }
+  each_vector(channels - d, [&](int64_t i, int active) { store_part(row + d + i, load(from + d + i), active); });
+}
+
+// Rows of floats, `width` apart, to the tokens' rows, `stride` apart.
+template <class T>
+SCAN_INLINE void write_rows(const float* from, int64_t width, const Rows rows, T* to, int64_t stride, bool past_caches) {
+  for (int t = 0; t < rows.count; t++) write_row(from + t * width, rows.channels, to + rows.tokens[t] * stride, past_caches);
 }
 
 // Rows of memory: of some tokens, or without these the first `count` rows.
@@ -66,40 +107,48 @@ SCAN_INLINE TokenRows rows_of_maps(const Tokens& maps, int64_t b, int64_t g, con
   return {static_cast<const T*>(maps.data) + b * maps.batch + g * maps.group, maps.token * item, states * item, tokens, count};
 }
 
-// Fetches rows that will soon be needed into the second-level cache, a few at each call, so that memory answers while others are computed.
-template <int Arrays>
-struct Fetcher {
-  TokenRows arrays[Arrays];
-  int each = 0, array = 0, at = 0;
+// Fetches rows that will soon be needed into the second-level cache, as many cache lines at each call, so that memory answers while others
+// are computed: hardware does not foresee a path, and many lines at once wait for one another.
+class Fetcher {
+ public:
+  static int64_t most_lines(int64_t rows, int64_t bytes) { return rows * (bytes / 64 + 2); }
 
-  void spread_over(int64_t calls) {
-    int64_t rows = 0;
-    for (const TokenRows& x : arrays) rows += x.count;
-    each = static_cast<int>(divide_up(rows, calls));
-  }
-  // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
-  __attribute__((always_inline)) void fetch() {
-    for (int i = 0; i < each && array < Arrays; i++) {
-      const TokenRows& rows = arrays[array];
-      if (at < rows.count) {
-        const char* const row = static_cast<const char*>(rows.start) + (rows.tokens ? rows.tokens[at] : at) * rows.stride;
-        const int64_t into_line = reinterpret_cast<uintptr_t>(row) & 63;
-        for (int64_t j = -into_line; j < rows.bytes; j += 64) __builtin_prefetch(row + j, 0, 2);
-      }
-      if (++at >= rows.count) array++, at = 0;
+  // `lines` has room for most_lines of all that is added.
+  explicit Fetcher(const char** lines) : lines_(lines) {}
+  void add(const TokenRows& rows) {
+    for (int i = 0; i < rows.count; i++) {
+      const char* const row = static_cast<const char*>(rows.start) + (rows.tokens ? rows.tokens[i] : i) * rows.stride;
+      const int64_t into_line = reinterpret_cast<uintptr_t>(row) & 63;
+      for (int64_t j = -into_line; j < rows.bytes; j += 64) lines_[count_++] = row + j;
     }
   }
+  void spread_over(int64_t calls) { each_ = divide_up(count_, calls); }
+  // Always inlined: left as a function it has no effect that GCC knows of, and is dropped.
+  __attribute__((always_inline)) void fetch() {
+    const int64_t end = at_ + each_ < count_ ? at_ + each_ : count_;
+    for (; at_ < end; at_++) __builtin_prefetch(lines_[at_], 0, 2);
+  }
+
+ private:
+  const char** lines_;
+  int64_t count_ = 0, at_ = 0, each_ = 0;
 };
 
-// Rows of B or C for a chunk's tokens, (count, n) dense, as floats.
+// Rows of B or C for a chunk's tokens, (count, n) dense, as floats; or of whatever else has few numbers for each token and group.
 template <class T>
 SCAN_INLINE void read_maps(const Tokens& maps, int64_t b, int64_t g, const int32_t* tokens, int count, int64_t states, float* rows) {
   const T* from = static_cast<const T*>(maps.data) + b * maps.batch + g * maps.group;
   for (int t = 0; t < count; t++) {
-    const T* row = from + tokens[t] * maps.token;
-    int64_t n = 0;
-    for (; n + W <= states; n += W) store_part(rows + t * states + n, load_part(row + n, W), W);
-    if (n < states) store_part(rows + t * states + n, load_part(row + n, static_cast<int>(states - n)), static_cast<int>(states - n));
+    const T* const row = from + tokens[t] * maps.token;
+    float* const to = rows + t * states;
+    if (states < W) {
+      store_part(to, load_part(row, static_cast<int>(states)), static_cast<int>(states));
+    } else {
+      for (int64_t n = 0; n < states; n += W) {
+        const int64_t first = n < states - W ? n : states - W;  // the last vector overlaps the one before
+        store_part(to + first, load_part(row + first, W), W);
+      }
+    }
   }
 }
 

@@ -23,6 +23,10 @@ struct ScanInputs {
   int64_t order_batch;  // entries from one batch element's paths to the next's, 0 if they share them
   bool softplus;
   int64_t chunk;        // tokens of a chunk
+  // With a rank, which the forward kernel alone takes, `delta` is (b, l, g, rank), and the step before bias and softplus is its product
+  // with this, (g, rank, d) dense.
+  int64_t rank = 0;
+  const float* to_steps = nullptr;
 };
 
 struct ScanForward {

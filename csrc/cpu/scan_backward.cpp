@@ -20,6 +20,11 @@ struct Buffers {
   // Of each vector of channels, those of a tile side by side: (n, vectors of the tile, W), one tile after the other.
   float *rates;
   float *carry, *dA;  // gradient that goes back to the chunk before; gradient of A
+  float *bias, *skip;           // (width)
+  float *u, *delta, *dy;        // (chunk, width): rows of the inputs, bias added; then the gradients of u and delta in their places
+  const char** lines;
+  int64_t width;                // channels of the block, in whole vectors
+  float largest_rate;
   // Of the vectors in hand.
   float *tokenwise;   // (chunk, vectors, 5, W), see below
   float *slope;       // (chunk, vectors, W), of softplus
@@ -42,6 +47,14 @@ Buffers cut(const ScanInputs& in, Scratch& scratch) {
   x.dC = scratch.floats(tokens * in.states);
   x.dD = scratch.floats(vectors * W);
   x.dbias = scratch.floats(vectors * W);
+  x.width = vectors * W;
+  x.bias = scratch.floats(x.width);
+  x.skip = scratch.floats(x.width);
+  x.u = scratch.floats(in.chunk * x.width);
+  x.delta = scratch.floats(in.chunk * x.width);
+  x.dy = scratch.floats(in.chunk * x.width);
+  x.lines = scratch.pointers(5 * Fetcher::most_lines(in.chunk, x.width * 4) + 2 * Fetcher::most_lines(in.chunk, in.states * 4) +
+                             Fetcher::most_lines(in.states, x.width * 4));
   x.rates = scratch.floats(vectors * in.states * W);
   x.carry = scratch.floats(vectors * in.states * W);
   x.dA = scratch.floats(vectors * in.states * W);
@@ -76,8 +89,8 @@ SCAN_INLINE void add_lanes(const float* rows, bool set, float* sums) {
 }
 
 // States and decays of the chunk, and dC.
-template <int Vectors, int States>
-SCAN_INLINE void recompute(const Tile tile, Fetcher<8>& fetcher) {
+template <bool Bounded, int Vectors, int States>
+SCAN_INLINE void recompute(const Tile tile, Fetcher& fetcher) {
   V state[States * Vectors];
   SCAN_UNROLL for (int i = 0; i < States * Vectors; i++)
     state[i] = load_part(tile.kept + i / Vectors * tile.kept_stride + i % Vectors * W, i % Vectors + 1 < Vectors ? W : tile.active);
@@ -88,10 +101,9 @@ SCAN_INLINE void recompute(const Tile tile, Fetcher<8>& fetcher) {
       const float* token = tile.tokenwise + t * Vectors * all_of * W;
       float* walk = tile.walk + t * States * Vectors * 2 * W;
       SCAN_UNROLL for (int n = 0; n < States; n++) {
-        V z[Vectors], decay[Vectors];
-        SCAN_UNROLL for (int v = 0; v < Vectors; v++)
-          z[v] = load(token + (v * all_of + step_of) * W) * load(tile.rates + (n * Vectors + v) * W);
-        exp2(z, nullptr, decay);
+        V step[Vectors], decay[Vectors];
+        SCAN_UNROLL for (int v = 0; v < Vectors; v++) step[v] = load(token + (v * all_of + step_of) * W);
+        powers<Bounded>(step, tile.rates + n * Vectors * W, decay);
         const V B = all(tile.B[t * tile.states + n]);
         V dC;
         SCAN_UNROLL for (int v = 0; v < Vectors; v++) {
@@ -153,29 +165,18 @@ SCAN_INLINE void go_back(const Tile tile) {
 }
 
 // Not part of its callers, of which there is one for each type of the inputs.
-template <int Vectors, int States>
-__attribute__((noinline)) void walk_tile(const Tile& tile, Fetcher<8>& fetcher) {
-  recompute<Vectors, States>(tile, fetcher);
+template <bool Bounded, int Vectors, int States>
+__attribute__((noinline)) void walk_tile(const Tile& tile, Fetcher& fetcher) {
+  recompute<Bounded, Vectors, States>(tile, fetcher);
   go_back<Vectors, States>(tile);
 }
 
-// Inputs and results, from the first channel of the vectors in hand on; `lanes` of the last vector.
-template <class T>
-struct Data {
-  const T *u, *delta, *grad;
-  int64_t u_token, delta_token, grad_token;
-  T *du, *ddelta;
-  int64_t row;
-  int lanes;
-  bool past_caches;
-};
-
 // One vector's part of Count tokens, `vectors` vectors from token to token.
-template <int Count, bool Softplus, class T>
-SCAN_INLINE void read_some(const Data<T>& data, V bias, int active, const int32_t* tokens, int vectors, float* tokenwise, float* slopes) {
-  V raw[Count], u[Count], step[Count], slope[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(data.delta + tokens[i] * data.delta_token, active) + bias;
-  SCAN_UNROLL for (int i = 0; i < Count; i++) u[i] = load_part(data.u + tokens[i] * data.u_token, active);
+template <bool Softplus, int Count>
+SCAN_INLINE void read_some(const float* delta, const float* u, const float* dy, int64_t width, int vectors, float* tokenwise, float* slopes,
+                           V& largest) {
+  V raw[Count], step[Count], slope[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load(delta + i * width);
   if constexpr (Softplus) {
     V w[Count];
     exp_of_minus_absolute(raw, w);
@@ -186,77 +187,76 @@ SCAN_INLINE void read_some(const Data<T>& data, V bias, int active, const int32_
   }
   SCAN_UNROLL for (int i = 0; i < Count; i++) {
     float* to = tokenwise + i * vectors * all_of * W;
+    largest = larger(largest, absolute(step[i]));
     store(to + step_of * W, step[i]);
-    store(to + input_of * W, step[i] * u[i]);
-    store(to + dy_of * W, load_part(data.grad + tokens[i] * data.grad_token, active));
+    store(to + input_of * W, step[i] * load(u + i * width));
+    store(to + dy_of * W, load(dy + i * width));
     store(to + by_exponent_of * W, zero());
     store(to + by_input_of * W, zero());
     store(slopes + i * vectors * W, slope[i]);
   }
 }
 
-template <bool Softplus, class T>
-void read_tokens(Data<T> data, int vector, V bias, int active, const int32_t* tokens, int count, int vectors, float* tokenwise,
-                 float* slopes) {
-  data.u += vector * W, data.delta += vector * W, data.grad += vector * W;
-  tokenwise += vector * all_of * W, slopes += vector * W;
+template <bool Softplus>
+V read_tokens(const float* delta, const float* u, const float* dy, int64_t width, int count, int vectors, float* tokenwise,
+              float* slopes, V largest) {
+  const int64_t row = vectors * all_of * W, slope = vectors * W;
   int t = 0;
-  for (; t + interleaved <= count; t += interleaved)
-    read_some<interleaved, Softplus>(data, bias, active, tokens + t, vectors, tokenwise + t * vectors * all_of * W,
-                                     slopes + t * vectors * W);
+  for (; t + 4 <= count; t += 4)
+    read_some<Softplus, 4>(delta + t * width, u + t * width, dy + t * width, width, vectors, tokenwise + t * row, slopes + t * slope, largest);
   for (; t < count; t++)
-    read_some<1, Softplus>(data, bias, active, tokens + t, vectors, tokenwise + t * vectors * all_of * W, slopes + t * vectors * W);
+    read_some<Softplus, 1>(delta + t * width, u + t * width, dy + t * width, width, vectors, tokenwise + t * row, slopes + t * slope, largest);
+  return largest;
 }
 
-// A chunk for some vectors of channels, which begin with vector v of the block and channel d.
-template <int Vectors, class T>
-void go_back_over(const ScanInputs& in, const Buffers& buffers, int64_t g, int64_t d, int64_t v, const float* kept, const Data<T> data,
-                  Fetcher<8>& fetcher, int count) {
+// A chunk for some vectors of channels, which begin with vector v of the block; `lanes` of the last.
+template <int Vectors>
+void go_back_over(const ScanInputs& in, const Buffers& buffers, int64_t v, int lanes, const float* kept, Fetcher& fetcher, int count) {
   const Buffers x = buffers;  // a copy, for a vector stored through any pointer may change what lies behind a reference
   const int64_t states = in.states;
+  V largest = zero();
   for (int i = 0; i < Vectors; i++) {
-    const auto read = in.softplus ? read_tokens<true, T> : read_tokens<false, T>;
-    const V bias = channel_values(in.bias, in, g, d + i * W);
-    read(data, i, bias, i + 1 < Vectors ? W : data.lanes, x.tokens, count, Vectors, x.tokenwise, x.slope);
+    const int64_t d = (v + i) * W;
+    const auto read = in.softplus ? read_tokens<true> : read_tokens<false>;
+    largest = read(x.delta + d, x.u + d, x.dy + d, x.width, count, Vectors, x.tokenwise + i * all_of * W, x.slope + i * W, largest);
   }
+  const bool bounded = bounds_are_free || largest_lane(largest) * x.largest_rate <= largest_exponent;
   const auto tile = [&](int64_t n) -> Tile {
     const int64_t at = (v * states + n * Vectors) * W;
-    return {x.rates + at, kept + n * in.channels, in.channels, data.lanes, x.carry + at, x.dA + at, x.B + n, x.C + n,
+    return {x.rates + at, kept + n * in.channels, in.channels, lanes, x.carry + at, x.dA + at, x.B + n, x.C + n,
             x.tokenwise, x.walk, x.rows, x.dC + n * W, x.dB + n * W, v == 0, states, count};
   };
+  const auto walk = bounded ? walk_tile<true, Vectors, tile_states> : walk_tile<bounds_are_free, Vectors, tile_states>;
   int64_t n = 0;
-  for (; n + tile_states <= states; n += tile_states) walk_tile<Vectors, tile_states>(tile(n), fetcher);
+  for (; n + tile_states <= states; n += tile_states) walk(tile(n), fetcher);
   if constexpr (tile_states > 1)
-    for (; n < states; n++) walk_tile<Vectors, 1>(tile(n), fetcher);
+    for (; n < states; n++) walk_tile<bounds_are_free, Vectors, 1>(tile(n), fetcher);
   for (int i = 0; i < Vectors; i++) {
-    const int active = i + 1 < Vectors ? W : data.lanes;
-    const V skip = channel_values(in.D, in, g, d + i * W);
-    V dD = load(x.dD + (v + i) * W), dbias = load(x.dbias + (v + i) * W);
+    const int64_t d = (v + i) * W;
+    const V skip = load(x.skip + d);
+    V dD = load(x.dD + d), dbias = load(x.dbias + d);
     for (int t = 0; t < count; t++) {
       const float* token = x.tokenwise + (t * Vectors + i) * all_of * W;
-      const V u = load_part(data.u + x.tokens[t] * data.u_token + i * W, active);
+      float *const u = x.u + t * x.width + d, *const delta = x.delta + t * x.width + d;
       const V dy = load(token + dy_of * W), by_input = load(token + by_input_of * W);
-      const V dstep = fma(load(token + by_exponent_of * W), all(ln_2), u * by_input);
+      const V dstep = fma(load(token + by_exponent_of * W), all(ln_2), load(u) * by_input);
       const V draw = dstep * load(x.slope + (t * Vectors + i) * W);
-      const V du = fma(skip, dy, load(token + step_of * W) * by_input);
-      const int64_t to = x.tokens[t] * data.row + i * W;
-      store_result(data.ddelta + to, draw, active, data.past_caches);
-      store_result(data.du + to, du, active, data.past_caches);
-      dD = fma(dy, u, dD);
+      dD = fma(dy, load(u), dD);
       dbias = dbias + draw;
+      store(delta, draw);
+      store(u, fma(skip, dy, load(token + step_of * W) * by_input));
     }
-    store(x.dD + (v + i) * W, dD);
-    store(x.dbias + (v + i) * W, dbias);
+    store(x.dD + d, dD);
+    store(x.dbias + d, dbias);
   }
 }
 
-template <class T>
-using GoBack = void (*)(const ScanInputs&, const Buffers&, int64_t, int64_t, int64_t, const float*, const Data<T>, Fetcher<8>&, int);
+using GoBack = void (*)(const ScanInputs&, const Buffers&, int64_t, int, const float*, Fetcher&, int);
 
-template <class T, int Vectors = tile_vectors>
-GoBack<T> go_back_of(int64_t vectors) {
-  if (vectors == Vectors) return go_back_over<Vectors, T>;
-  if constexpr (Vectors > 1) return go_back_of<T, Vectors - 1>(vectors);
+template <int Vectors = tile_vectors>
+GoBack go_back_of(int64_t vectors) {
+  if (vectors == Vectors) return go_back_over<Vectors>;
+  if constexpr (Vectors > 1) return go_back_of<Vectors - 1>(vectors);
   return nullptr;
 }
 
@@ -272,38 +272,52 @@ void write_sums(const float* sums, const int32_t* tokens, int count, int64_t sta
   }
 }
 
+// The rows of a chunk's tokens as floats.
+template <class T>
+void read_rows(const T* from, int64_t token, const Rows rows, const float* bias, float* to, int64_t width) {
+  for (int t = 0; t < rows.count; t++, to += width) {
+    const T* const row = from + rows.tokens[t] * token;
+    each_vector(rows.channels, [&](int64_t d, int active) {
+      const V values = load_part(row + d, active);
+      store(to + d, bias ? values + load(bias + d) : values);
+    });
+  }
+}
+
 template <class T>
 void backward(const ScanBackward& scan, int64_t task, void* memory) {
   const FlushTiny flush_tiny;
   const ScanInputs& in = scan.in;
   Scratch scratch(memory);
-  const Buffers x = cut(in, scratch);
+  Buffers x = cut(in, scratch);
   const int64_t blocks = divide_up(in.channels, backward_block), block = task % blocks;
   const int64_t b = task / blocks / in.groups, g = task / blocks % in.groups;
   const int64_t begin = block * backward_block;
-  const int64_t end = begin + backward_block < in.channels ? begin + backward_block : in.channels;
-  const int64_t vectors = divide_up(end - begin, W);
+  const int64_t channels = in.channels - begin < backward_block ? in.channels - begin : backward_block;
+  const int64_t vectors = divide_up(channels, W);
   for (int64_t v = 0; v < vectors;) {
     const int64_t these = vectors_of(vectors - v);
     for (int64_t i = 0; i < these; i++) read_rates(in, g, begin + (v + i) * W, log2_e, x.rates + (v * in.states + i) * W, these * W);
     v += these;
   }
-  for (int64_t v = 0; v < vectors; v++) {
-    store(x.dD + v * W, zero());
-    store(x.dbias + v * W, zero());
+  x.largest_rate = largest_of(x.rates, x.width * in.states);
+  for (int64_t d = 0; d < x.width; d += W) {
+    store(x.dD + d, zero());
+    store(x.dbias + d, zero());
+    store(x.bias + d, channel_values(in.bias, in, g, begin + d));
+    store(x.skip + d, channel_values(in.D, in, g, begin + d));
   }
   for (int64_t i = 0; i < vectors * in.states; i++) {
     store(x.carry + i * W, zero());
     store(x.dA + i * W, zero());
   }
-  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group;
-  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
-  const T* const grad = static_cast<const T*>(scan.grad.data) + b * scan.grad.batch + g * scan.grad.group;
+  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group + begin;
+  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group + begin;
+  const T* const grad = static_cast<const T*>(scan.grad.data) + b * scan.grad.batch + g * scan.grad.group + begin;
   const int64_t row = in.groups * in.channels;
-  T* const du = static_cast<T*>(scan.du) + b * in.length * row + g * in.channels;
-  T* const ddelta = static_cast<T*>(scan.ddelta) + b * in.length * row + g * in.channels;
-  const bool past = scan.past_caches && past_caches(du, row, in.channels) && past_caches(ddelta, row, in.channels);
-  const int64_t item = sizeof(T), bytes = (end - begin) * item, chunks = divide_up(in.length, in.chunk);
+  T* const du = static_cast<T*>(scan.du) + b * in.length * row + g * in.channels + begin;
+  T* const ddelta = static_cast<T*>(scan.ddelta) + b * in.length * row + g * in.channels + begin;
+  const int64_t item = sizeof(T), bytes = channels * item, chunks = divide_up(in.length, in.chunk);
   const int64_t maps = ((block * in.batch + b) * in.length * in.groups + g) * in.states;
   for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
     const int64_t from = chunk * in.chunk;
@@ -313,25 +327,30 @@ void backward(const ScanBackward& scan, int64_t task, void* memory) {
     read_path(in, b, g, from - after, after, x.tokens_after);
     read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
     read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
+    const Rows rows{x.tokens, count, channels};
+    read_rows(delta, in.delta.token, rows, x.bias, x.delta, x.width);
+    read_rows(u, in.u.token, rows, nullptr, x.u, x.width);
+    read_rows(grad, scan.grad.token, rows, nullptr, x.dy, x.width);
     const float* const kept = scan.kept + ((b * chunks + chunk) * in.groups + g) * in.states * in.channels + begin;
-    const float* const kept_before = chunk ? kept - in.groups * in.states * in.channels : nullptr;
-    const int written = past ? 0 : count;
-    Fetcher<8> fetcher{{{du + begin, row * item, bytes, x.tokens, written},
-                        {ddelta + begin, row * item, bytes, x.tokens, written},
-                        rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states),
-                        rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states),
-                        {kept_before, in.channels * 4, (end - begin) * 4, nullptr, chunk ? static_cast<int>(in.states) : 0},
-                        {delta + begin, in.delta.token * item, bytes, x.tokens_after, after},
-                        {u + begin, in.u.token * item, bytes, x.tokens_after, after},
-                        {grad + begin, scan.grad.token * item, bytes, x.tokens_after, after}}};
+    Fetcher fetcher(x.lines);
+    if (!scan.past_caches) {
+      fetcher.add({du, row * item, bytes, x.tokens, count});
+      fetcher.add({ddelta, row * item, bytes, x.tokens, count});
+    }
+    fetcher.add(rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states));
+    fetcher.add(rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states));
+    if (chunk) fetcher.add({kept - in.groups * in.states * in.channels, in.channels * 4, channels * 4, nullptr, static_cast<int>(in.states)});
+    fetcher.add({delta, in.delta.token * item, bytes, x.tokens_after, after});
+    fetcher.add({u, in.u.token * item, bytes, x.tokens_after, after});
+    fetcher.add({grad, scan.grad.token * item, bytes, x.tokens_after, after});
     fetcher.spread_over(count * divide_up(in.states, tile_states) * divide_up(vectors, tile_vectors));
     for (int64_t v = 0; v < vectors;) {
-      const int64_t these = vectors_of(vectors - v), d = begin + v * W;
-      const Data<T> data{u + d, delta + d, grad + d, in.u.token, in.delta.token, scan.grad.token,
-                         du + d, ddelta + d, row, lanes(in.channels, d + (these - 1) * W), past};
-      go_back_of<T>(these)(in, x, g, d, v, kept + v * W, data, fetcher, count);
+      const int64_t these = vectors_of(vectors - v);
+      go_back_of(these)(in, x, v, lanes(channels, (v + these - 1) * W), kept + v * W, fetcher, count);
       v += these;
     }
+    write_rows(x.u, x.width, rows, du, row, scan.past_caches);
+    write_rows(x.delta, x.width, rows, ddelta, row, scan.past_caches);
     write_sums(x.dB, x.tokens, count, in.states, in.groups * in.states, scan.dB + maps);
     write_sums(x.dC, x.tokens, count, in.states, in.groups * in.states, scan.dC + maps);
   }

@@ -1,8 +1,8 @@
 // The selective scan forwards, for a block of channels of one group of one batch element.
 //
-// Lanes are channels. A chunk of tokens is read in the order of the path: its steps and inputs, then, for as many states at a time as
-// registers hold, the recurrence over the chunk's tokens, then the results are written where the tokens were read. So memory is
-// touched once for each token whatever the number of states, and the innermost loop works on the first-level cache.
+// Lanes are channels. The path is walked a few tokens at a time: their rows are read, each once and whole; their steps are computed; then,
+// for each vector of channels, the recurrence goes over them; then the results are written where the tokens were read. So memory is touched
+// once for each token whatever the number of states, and the inner loops work on the first-level cache.
 #include "kernels.h"
 #include "parts.h"
 
@@ -10,123 +10,161 @@ namespace eqmambair {
 namespace SCAN_SET {
 namespace {
 
+// Tokens that are read, walked and written at a time, a piece; fewer where a chunk, at whose entry states are kept, is no whole number of pieces.
+constexpr int most_tokens = 16;
+
 struct Buffers {
-  int32_t* tokens;
-  int32_t* tokens_after;  // of the next chunk
-  float *B, *C;           // (chunk, n)
-  float *step, *input, *y;  // (chunk, W)
-  float *rates, *state;   // (vectors, n, W)
+  int32_t *tokens, *tokens_after;  // of this piece and of the next
+  float *B, *C;             // (piece, n)
+  float *bias, *skip;       // (width)
+  float *low, *to_steps;    // (piece, rank), (rank, width)
+  float *step, *input, *y;  // (piece, width)
+  float *rates, *state;     // (vectors, n, W)
+  const char** lines;
+  int64_t width;            // channels of the block, in whole vectors
 };
 
 Buffers cut(const ScanInputs& in, int64_t block, Scratch& scratch) {
-  const int64_t vectors = divide_up(block, W);
   Buffers x;
-  x.tokens = scratch.integers(in.chunk);
-  x.tokens_after = scratch.integers(in.chunk);
-  x.B = scratch.floats(in.chunk * in.states);
-  x.C = scratch.floats(in.chunk * in.states);
-  x.step = scratch.floats(in.chunk * W);
-  x.input = scratch.floats(in.chunk * W);
-  x.y = scratch.floats(in.chunk * W);
-  x.rates = scratch.floats(vectors * in.states * W);
-  x.state = scratch.floats(vectors * in.states * W);
+  x.width = divide_up(block, W) * W;
+  x.tokens = scratch.integers(most_tokens);
+  x.tokens_after = scratch.integers(most_tokens);
+  x.B = scratch.floats(most_tokens * in.states);
+  x.C = scratch.floats(most_tokens * in.states);
+  x.bias = scratch.floats(x.width);
+  x.skip = scratch.floats(x.width);
+  x.low = scratch.floats(most_tokens * in.rank);
+  x.to_steps = scratch.floats(in.rank * x.width);
+  x.step = scratch.floats(most_tokens * x.width);
+  x.input = scratch.floats(most_tokens * x.width);
+  x.y = scratch.floats(most_tokens * x.width);
+  x.rates = scratch.floats(x.width * in.states);
+  x.state = scratch.floats(x.width * in.states);
+  x.lines = scratch.pointers(3 * Fetcher::most_lines(most_tokens, x.width * 4) + 2 * Fetcher::most_lines(most_tokens, in.states * 4) +
+                             Fetcher::most_lines(most_tokens, in.rank * 4));
   return x;
 }
 
 // One token for the states From..Count-1, a few chains side by side at a time.
-template <int From, int Count>
+template <bool Bounded, int From, int Count>
 SCAN_INLINE void step_states(V (&h)[Count], V step, V input, const float* rates, const float* B, const float* C, V& sum) {
   constexpr int parts = (Count - From + interleaved - 1) / interleaved, some = (Count - From + parts - 1) / parts;
-  V decay[some];
-  powers(step, rates + W * From, decay);
+  V steps[some], decay[some];
+  SCAN_UNROLL for (int n = 0; n < some; n++) steps[n] = step;
+  powers<Bounded>(steps, rates + W * From, decay);
   SCAN_UNROLL for (int n = 0; n < some; n++) h[From + n] = fma(decay[n], h[From + n], input * all(B[From + n]));
   SCAN_UNROLL for (int n = 0; n < some; n++) sum = fma(h[From + n], all(C[From + n]), sum);
-  if constexpr (From + some < Count) step_states<From + some>(h, step, input, rates, B, C, sum);
+  if constexpr (From + some < Count) step_states<Bounded, From + some>(h, step, input, rates, B, C, sum);
 }
 
-// Where results go, each to its token.
-template <class T>
-struct Results {
-  T* y;
-  const int32_t* tokens;
-  int64_t token;
-  int active;
-  bool past_caches;
+// A piece for some states of one vector of channels; rows of tokens are `width` apart, those of the maps `states`.
+struct Walk {
+  const float *rates, *step, *input;
+  float* y;
+  const float *B, *C;
+  float* state;
+  int64_t width, states;
+  int tokens;
 };
 
-// Count states over a chunk: h = 2^(step * rate) h + input B, y += C h. Meanwhile what the next chunk will read is fetched. With the last
-// states y is complete, and is written where the tokens were read: a few stores at a time, which wait for memory while others are computed.
-template <int Count, bool Last, class T>
-void advance(const float* rates, const float* step, const float* input, float* y, const float* B, const float* C, int64_t states,
-             float* state, int tokens, Fetcher<5>& fetcher, const Results<T> results) {
+// h = 2^(step * rate) h + input B, y += C h for Count states. Meanwhile what the next piece will read is fetched.
+template <bool Bounded, int Count>
+void advance(const Walk walk, Fetcher& fetcher) {
   V h[Count];
-  SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(state + W * n);
-  for (int t = 0; t < tokens; t++, B += states, C += states) {
+  SCAN_UNROLL for (int n = 0; n < Count; n++) h[n] = load(walk.state + W * n);
+  const float *step = walk.step, *input = walk.input, *B = walk.B, *C = walk.C;
+  float* y = walk.y;
+  for (int t = 0; t < walk.tokens; t++, B += walk.states, C += walk.states, step += walk.width, input += walk.width, y += walk.width) {
     fetcher.fetch();
-    V sum = load(y + W * t);
-    step_states<0>(h, load(step + W * t), load(input + W * t), rates, B, C, sum);
-    if constexpr (Last) {
-      store_result(results.y + results.tokens[t] * results.token, sum, results.active, results.past_caches);
-    } else {
-      store(y + W * t, sum);
-    }
+    V sum = load(y);
+    step_states<Bounded, 0>(h, load(step), load(input), walk.rates, B, C, sum);
+    store(y, sum);
   }
-  SCAN_UNROLL for (int n = 0; n < Count; n++) store(state + W * n, h[n]);
+  SCAN_UNROLL for (int n = 0; n < Count; n++) store(walk.state + W * n, h[n]);
 }
 
-template <class T>
-using Advance = void (*)(const float*, const float*, const float*, float*, const float*, const float*, int64_t, float*, int, Fetcher<5>&,
-                         const Results<T>);
+using Advance = void (*)(const Walk, Fetcher&);
 
-// The states after `most_states` at a time.
-template <class T, int Count = most_states>
-Advance<T> last_states(int64_t count) {
-  if (count == Count) return advance<Count, true, T>;
-  if constexpr (Count > 1) return last_states<T, Count - 1>(count);
+template <bool Bounded, int Count = most_states>
+Advance advance_of(int64_t states) {
+  if (states == Count) return advance<Bounded, Count>;
+  if constexpr (Count > 1) return advance_of<Bounded, Count - 1>(states);
   return nullptr;
 }
 
-template <class T>
-void advance_all(const Buffers& x, const float* rates, float* state, int64_t states, int tokens, Fetcher<5>& fetcher,
-                 const Results<T>& results) {
-  int64_t n = 0;
-  for (; states - n > most_states; n += most_states)
-    advance<most_states, false, T>(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, fetcher, results);
-  last_states<T>(states - n)(rates + n * W, x.step, x.input, x.y, x.B + n, x.C + n, states, state + n * W, tokens, fetcher, results);
+void advance_all(const Buffers& x, int64_t states, int tokens, bool bounded, Fetcher& fetcher) {
+  for (int64_t n = 0; n < states; n += most_states) {
+    const int64_t some = states - n < most_states ? states - n : most_states;
+    const Advance go = bounds_are_free || bounded ? advance_of<true>(some) : advance_of<bounds_are_free>(some);
+    for (int64_t d = 0; d < x.width; d += W) {
+      const int64_t place = d * states + n * W;
+      go({x.rates + place, x.step + d, x.input + d, x.y + d, x.B + n, x.C + n, x.state + place, x.width, states, tokens}, fetcher);
+    }
+  }
 }
 
-// Steps, inputs and skips of a chunk's tokens.
-struct Reading {
-  int64_t delta_token, u_token;
-  V bias, skip;
-  int active;
-};
+// A piece's inputs and skips and, unless these are made from `low`, its steps before softplus.
+template <bool Steps, class T>
+void read_rows(const T* delta, int64_t delta_token, const T* u, int64_t u_token, const Rows rows, const Buffers& buffers) {
+  const Buffers x = buffers;  // a copy, for a vector stored through any pointer may change what lies behind a reference
+  for (int t = 0; t < rows.count; t++) {
+    const T *const from_delta = delta + rows.tokens[t] * delta_token, *const from_u = u + rows.tokens[t] * u_token;
+    float *const step = x.step + t * x.width, *const input = x.input + t * x.width, *const y = x.y + t * x.width;
+    each_vector(rows.channels, [&](int64_t d, int active) {
+      const V token = load_part(from_u + d, active);
+      if constexpr (Steps) store(step + d, load_part(from_delta + d, active) + load(x.bias + d));
+      store(input + d, token);
+      store(y + d, token * load(x.skip + d));
+    });
+  }
+}
 
-template <int Count, bool Softplus, class T>
-SCAN_INLINE void read_some(const T* delta, const T* u, const Reading& r, const Buffers& x, int t) {
-  V raw[Count], token[Count], step[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = load_part(delta + x.tokens[t + i] * r.delta_token, r.active) + r.bias;
-  SCAN_UNROLL for (int i = 0; i < Count; i++) token[i] = load_part(u + x.tokens[t + i] * r.u_token, r.active);
+template <int Count>
+SCAN_INLINE void steps_of_some(const float* low, int64_t rank, const Buffers& x, int64_t d, float* step) {
+  V sum[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) sum[i] = load(x.bias + d);
+  for (int64_t k = 0; k < rank; k++) {
+    const V weight = load(x.to_steps + k * x.width + d);
+    SCAN_UNROLL for (int i = 0; i < Count; i++) sum[i] = fma(all(low[i * rank + k]), weight, sum[i]);
+  }
+  SCAN_UNROLL for (int i = 0; i < Count; i++) store(step + i * x.width + d, sum[i]);
+}
+
+// A piece's steps before softplus, from `low`.
+void make_steps(const Buffers& buffers, int64_t rank, int count) {
+  const Buffers x = buffers;
+  int t = 0;
+  for (; t + 4 <= count; t += 4)
+    for (int64_t d = 0; d < x.width; d += W) steps_of_some<4>(x.low + t * rank, rank, x, d, x.step + t * x.width);
+  for (; t < count; t++)
+    for (int64_t d = 0; d < x.width; d += W) steps_of_some<1>(x.low + t * rank, rank, x, d, x.step + t * x.width);
+}
+
+template <bool Softplus, int Count>
+SCAN_INLINE void finish_some(float* step, float* input, V& largest) {
+  V x[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) x[i] = load(step + i * W);
   if constexpr (Softplus) {
-    V w[Count];
+    V w[Count], raw[Count];
+    SCAN_UNROLL for (int i = 0; i < Count; i++) raw[i] = x[i];
     exp_of_minus_absolute(raw, w);
-    softplus(raw, w, step);
-  } else {
-    SCAN_UNROLL for (int i = 0; i < Count; i++) step[i] = raw[i];
+    softplus(raw, w, x);
   }
   SCAN_UNROLL for (int i = 0; i < Count; i++) {
-    store(x.step + (t + i) * W, step[i]);
-    store(x.input + (t + i) * W, step[i] * token[i]);
-    store(x.y + (t + i) * W, r.skip * token[i]);
+    largest = larger(largest, absolute(x[i]));
+    store(step + i * W, x[i]);
+    store(input + i * W, x[i] * load(input + i * W));
   }
 }
 
-template <bool Softplus, class T>
-void read_steps(const T* delta, const T* u, const Reading reading, const Buffers& buffers, int count) {
-  const Buffers x = buffers;  // a copy, for a vector stored through any pointer may change what lies behind a reference
-  int t = 0;
-  for (; t + interleaved <= count; t += interleaved) read_some<interleaved, Softplus>(delta, u, reading, x, t);
-  for (; t < count; t++) read_some<1, Softplus>(delta, u, reading, x, t);
+// Softplus of the steps, the inputs times these. Returns the largest step.
+template <bool Softplus>
+float finish_steps(float* step, float* input, int64_t numbers) {
+  V largest = zero();
+  int64_t i = 0;
+  for (; i + 4 * W <= numbers; i += 4 * W) finish_some<Softplus, 4>(step + i, input + i, largest);
+  for (; i < numbers; i += W) finish_some<Softplus, 1>(step + i, input + i, largest);
+  return largest_lane(largest);
 }
 
 template <class T>
@@ -137,44 +175,52 @@ void forward(const ScanForward& scan, int64_t block, int64_t task, void* memory)
   const Buffers x = cut(in, block, scratch);
   const int64_t blocks = divide_up(in.channels, block);
   const int64_t b = task / blocks / in.groups, g = task / blocks % in.groups;
-  const int64_t begin = task % blocks * block, end = begin + block < in.channels ? begin + block : in.channels;
-  for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
-    read_rates(in, g, d, log2_e, x.rates + v, W);
-    for (int64_t i = 0; i < in.states; i++) store(x.state + v + i * W, zero());
+  const int64_t begin = task % blocks * block, channels = in.channels - begin < block ? in.channels - begin : block;
+  for (int64_t d = 0; d < x.width; d += W) {
+    read_rates(in, g, begin + d, log2_e, x.rates + d * in.states, W);
+    for (int64_t n = 0; n < in.states; n++) store(x.state + (d * in.states + n * W), zero());
+    store(x.bias + d, channel_values(in.bias, in, g, begin + d));
+    store(x.skip + d, channel_values(in.D, in, g, begin + d));
+    for (int64_t k = 0; k < in.rank; k++)
+      store(x.to_steps + k * x.width + d, load_part(in.to_steps + (g * in.rank + k) * in.channels + begin + d, lanes(in.channels, begin + d)));
   }
-  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group;
-  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group;
-  const int64_t row = in.groups * in.channels;
-  T* const y = static_cast<T*>(scan.y) + b * in.length * row + g * in.channels;
-  const bool past = scan.past_caches && past_caches(y, row, in.channels);
-  const int64_t item = sizeof(T), bytes = (end - begin) * item;
-  const int64_t calls_per_token = divide_up(in.states, most_states) * divide_up(end - begin, W);
+  const float largest_rate = largest_of(x.rates, x.width * in.states);
+  const T* const u = static_cast<const T*>(in.u.data) + b * in.u.batch + g * in.u.group + begin;
+  const T* const delta = static_cast<const T*>(in.delta.data) + b * in.delta.batch + g * in.delta.group + (in.rank ? 0 : begin);
+  const int64_t row = in.groups * in.channels, item = sizeof(T), bytes = channels * item;
+  T* const y = static_cast<T*>(scan.y) + b * in.length * row + g * in.channels + begin;
   const int64_t chunks = divide_up(in.length, in.chunk);
-  for (int64_t c = 0; c < chunks; c++) {
-    const int64_t from = c * in.chunk;
-    const int count = static_cast<int>(in.length - from < in.chunk ? in.length - from : in.chunk);
-    const int after = static_cast<int>(in.length - from - count < in.chunk ? in.length - from - count : in.chunk);
+  int64_t piece = most_tokens;
+  while (in.chunk % piece) piece--;
+  const auto tokens_from = [&](int64_t from) { return static_cast<int>(in.length - from < piece ? in.length - from : piece); };
+  for (int64_t from = 0; from < in.length; from += piece) {
+    const int count = tokens_from(from), after = tokens_from(from + count);
     read_path(in, b, g, from, count, x.tokens);
     read_path(in, b, g, from + count, after, x.tokens_after);
     read_maps<T>(in.B, b, g, x.tokens, count, in.states, x.B);
     read_maps<T>(in.C, b, g, x.tokens, count, in.states, x.C);
-    Fetcher<5> fetcher{{rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states),
-                        rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states),
-                        {delta + begin, in.delta.token * item, bytes, x.tokens_after, after},
-                        {u + begin, in.u.token * item, bytes, x.tokens_after, after},
-                        {y + begin, row * item, bytes, x.tokens_after, past ? 0 : after}}};
-    fetcher.spread_over(count * calls_per_token);
-    for (int64_t d = begin, v = 0; d < end; d += W, v += in.states * W) {
-      const int active = lanes(in.channels, d);
-      if (scan.kept) {
-        float* kept = scan.kept + ((b * chunks + c) * in.groups + g) * in.states * in.channels + d;
-        for (int64_t n = 0; n < in.states; n++) store_part(kept + n * in.channels, load(x.state + v + n * W), active);
-      }
-      const V skip = channel_values(in.D, in, g, d), bias = channel_values(in.bias, in, g, d);
-      const auto read = in.softplus ? read_steps<true, T> : read_steps<false, T>;
-      read(delta + d, u + d, {in.delta.token, in.u.token, bias, skip, active}, x, count);
-      advance_all<T>(x, x.rates + v, x.state + v, in.states, count, fetcher, {y + d, x.tokens, row, active, past});
+    const Rows rows{x.tokens, count, channels};
+    (in.rank ? read_rows<false, T> : read_rows<true, T>)(delta, in.delta.token, u, in.u.token, rows, x);
+    if (in.rank) {
+      read_maps<T>(in.delta, b, g, x.tokens, count, in.rank, x.low);
+      make_steps(x, in.rank, count);
     }
+    const float largest_step = (in.softplus ? finish_steps<true> : finish_steps<false>)(x.step, x.input, count * x.width);
+    if (scan.kept && from % in.chunk == 0) {
+      float* const kept = scan.kept + ((b * chunks + from / in.chunk) * in.groups + g) * in.states * in.channels + begin;
+      each_vector(channels, [&](int64_t d, int active) {
+        for (int64_t n = 0; n < in.states; n++) store_part(kept + n * in.channels + d, load(x.state + d * in.states + n * W), active);
+      });
+    }
+    Fetcher fetcher(x.lines);
+    if (!scan.past_caches) fetcher.add({y, row * item, bytes, x.tokens, count});
+    fetcher.add(rows_of_maps<T>(in.B, b, g, x.tokens_after, after, in.states));
+    fetcher.add(rows_of_maps<T>(in.C, b, g, x.tokens_after, after, in.states));
+    fetcher.add({delta, in.delta.token * item, in.rank ? in.rank * item : bytes, x.tokens_after, after});
+    fetcher.add({u, in.u.token * item, bytes, x.tokens_after, after});
+    fetcher.spread_over(count * divide_up(in.states, most_states) * (x.width / W));
+    advance_all(x, in.states, count, largest_step * largest_rate <= largest_exponent, fetcher);
+    write_rows(x.y, x.width, rows, y, row, scan.past_caches);
   }
   finish_stores();
 }

@@ -7,6 +7,8 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -17,6 +19,10 @@
 #define SCAN_SET avx2
 #else
 #define SCAN_SET baseline
+#endif
+
+#if defined(SCAN_AVX512) || defined(SCAN_AVX2) || defined(__aarch64__)
+#define SCAN_FUSES 1
 #endif
 
 #define SCAN_INLINE static inline __attribute__((always_inline))
@@ -38,9 +44,13 @@ struct f16 {
   uint16_t bits;
 };
 
-// For each set: V, a vector of W floats; how many states are held in registers at once (most_states); how many chains of
-// exponentials stand side by side in the instruction stream (interleaved), for without that the scheduler of the processor fills up
-// with instructions that wait for one another; and for how many states of how many vectors of channels the gradient goes back at once.
+// For each set: V, a vector of W floats; how many states are walked at once (most_states), in registers as far as there are enough; how
+// many chains of exponentials stand side by side in the instruction stream (interleaved), for without that the scheduler of the processor
+// fills up with instructions that wait for one another; and for how many states of how many vectors of channels the gradient goes back
+// at once.
+//
+// exp2 gives 2^(z + error) for several arguments in turn, exactly 1 for 0: a step of zero leaves the state as it is. exp2_bounded is for
+// |z| <= largest_exponent alone, and gives the same bits there: compiled without contraction, so that a product in front is rounded in both.
 #if SCAN_AVX512
 
 using V = __m512;
@@ -58,6 +68,7 @@ SCAN_INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 // Where x is NaN these give NaN: the second operand is returned.
 SCAN_INLINE V at_least(float bound, V x) { return _mm512_max_ps(all(bound), x); }
 SCAN_INLINE V at_most(float bound, V x) { return _mm512_min_ps(all(bound), x); }
+SCAN_INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
 SCAN_INLINE V absolute(V x) { return _mm512_abs_ps(x); }
 SCAN_INLINE V if_negative(V x, V yes, V no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_LT_OQ), no, yes); }
 
@@ -79,8 +90,8 @@ SCAN_INLINE void store_part(f16* p, V x, int count) {
   _mm256_mask_storeu_epi16(p, first(count), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-// 2^(z + error) for several arguments in turn, relative error 6.6e-8 before rounding, exactly 1 for 0: a step of zero leaves the state as
-// it is. 32nds of z are looked up, in two registers; what is left of z, below 1/32, takes a polynomial of degree 2.
+// Relative error 6.6e-8 before rounding. 32nds of z are looked up, in two registers; what is left of z, below 1/32, takes a polynomial of
+// degree 2.
 template <int Count>
 SCAN_INLINE void exp2(const V (&z)[Count], const V* error, V (&result)[Count]) {
   const V low = _mm512_setr_ps(1.0f, 1.0218972f, 1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f, 1.13878858f, 1.1637249f,
@@ -99,6 +110,11 @@ SCAN_INLINE void exp2(const V (&z)[Count], const V* error, V (&result)[Count]) {
   SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = result[i] * f[i];
   SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(power[i], result[i], power[i]);
   SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = _mm512_scalef_ps(result[i], z[i]);
+}
+constexpr bool bounds_are_free = true;
+template <int Count>
+SCAN_INLINE void exp2_bounded(const V (&z)[Count], const V* error, V (&result)[Count]) {
+  exp2(z, error, result);
 }
 
 // Lane i of the result is the sum of the lanes of row i.
@@ -124,7 +140,7 @@ SCAN_INLINE V sums_of_rows(const float* rows) {
 
 using V = __m256;
 constexpr int W = 8;
-constexpr int most_states = 4;
+constexpr int most_states = 16;
 constexpr int interleaved = 2;
 constexpr int tile_vectors = 2, tile_states = 2;
 
@@ -136,6 +152,7 @@ SCAN_INLINE void store_past_caches(float* p, V x) { _mm256_stream_ps(p, x); }
 SCAN_INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 SCAN_INLINE V at_least(float bound, V x) { return _mm256_max_ps(all(bound), x); }
 SCAN_INLINE V at_most(float bound, V x) { return _mm256_min_ps(all(bound), x); }
+SCAN_INLINE V larger(V a, V b) { return _mm256_max_ps(a, b); }
 SCAN_INLINE V absolute(V x) { return _mm256_andnot_ps(all(-0.0f), x); }
 SCAN_INLINE V if_negative(V x, V yes, V no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, zero(), _CMP_LT_OQ)); }
 
@@ -180,10 +197,24 @@ SCAN_INLINE void store_part(f16* p, V x, int count) {
   store_bits(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), count);
 }
 
-SCAN_INLINE V fraction(V z) { return z - _mm256_floor_ps(z); }
-SCAN_INLINE V scale(V x, V z) {
-  const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(z)), 23);
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), power));
+// Relative error 2.5e-8 before rounding. 8ths of z are looked up; what is left of z, at most 1/16, takes a polynomial of degree 3.
+template <int Count>
+SCAN_INLINE void exp2_bounded(const V (&z)[Count], const V* error, V (&result)[Count]) {
+  // 2^(k/8), less what the k of `place`, shifted to the exponent and the first three bits behind it, adds again.
+  const __m256i table = _mm256_setr_epi32(0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7);
+  const V eighths = all(1.5f * (1 << 20));
+  V f[Count], power[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    const V place = z[i] + eighths;  // its last bits are the 8ths
+    const __m256i bits = _mm256_castps_si256(place);
+    power[i] = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_permutevar8x32_epi32(table, bits), _mm256_slli_epi32(bits, 20)));
+    f[i] = z[i] - (place - eighths);
+  }
+  if (error) SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = f[i] + error[i];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(f[i], all(0.05549622f), all(0.24025763f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(f[i], result[i], all(0.69314721f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = result[i] * f[i];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) result[i] = fma(power[i], result[i], power[i]);
 }
 
 SCAN_INLINE V sums_of_rows(const float* rows) {
@@ -209,10 +240,15 @@ SCAN_INLINE V all(float x) { return V{x, x, x, x}; }
 SCAN_INLINE V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 SCAN_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
 SCAN_INLINE void store_past_caches(float* p, V x) { store(p, x); }
-SCAN_INLINE V fma(V a, V b, V c) { return a * b + c; }  // one instruction where there is one: -ffp-contract=fast
+#if defined(__aarch64__)
+SCAN_INLINE V fma(V a, V b, V c) { return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#else
+SCAN_INLINE V fma(V a, V b, V c) { return a * b + c; }
+#endif
 SCAN_INLINE V choose(I mask, V yes, V no) { return (V)(((I)yes & mask) | ((I)no & ~mask)); }
 SCAN_INLINE V at_least(float bound, V x) { return choose(x < all(bound), all(bound), x); }
 SCAN_INLINE V at_most(float bound, V x) { return choose(x > all(bound), all(bound), x); }
+SCAN_INLINE V larger(V a, V b) { return choose(a > b, a, b); }
 SCAN_INLINE V absolute(V x) { return (V)((I)x & 0x7fffffff); }
 SCAN_INLINE V if_negative(V x, V yes, V no) { return choose(x < zero(), yes, no); }
 
@@ -283,12 +319,25 @@ SCAN_INLINE void store_part(float* p, V x, int count) {
   }
 }
 
-SCAN_INLINE V rounded_down(V z) {
-  const V whole = __builtin_convertvector(__builtin_convertvector(z, I), V);
-  return whole + __builtin_convertvector(whole > z, V);  // a true comparison is -1
+// Relative error 9.2e-8 before rounding. What is left of z beside the nearest whole number takes Horner's scheme of degree 5.
+template <int Count>
+SCAN_INLINE void exp2_bounded(const V (&z)[Count], const V* error, V (&p)[Count]) {
+  const V units = all(1.5f * (1 << 23));
+  V f[Count];
+  I power[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) {
+    const V place = z[i] + units;  // its last bits are the whole number
+    power[i] = (I)place << 23;
+    f[i] = z[i] - (place - units);
+  }
+  if (error) SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = f[i] + error[i];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(f[i], all(1.32647e-3f), all(9.67151e-3f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(5.550734e-2f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(2.4022242e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(6.9314698e-1f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(1.0f));
+  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = (V)((I)p[i] + power[i]);
 }
-SCAN_INLINE V fraction(V z) { return z - rounded_down(z); }
-SCAN_INLINE V scale(V x, V z) { return (V)((I)x + (__builtin_convertvector(rounded_down(z), I) << 23)); }
 
 SCAN_INLINE V sums_of_rows(const float* rows) {
   V sums;
@@ -304,29 +353,28 @@ SCAN_INLINE V sums_of_rows(const float* rows) {
 constexpr float log2_e = 1.44269504088896341f;
 constexpr float ln_2 = 0.69314718055994531f;
 
+constexpr float largest_exponent = 126.0f;
+
 #if !SCAN_AVX512
-// 2^(z + error) for several arguments in turn, relative error 8.3e-8 before rounding, exactly 1 for 0: a step of zero leaves the state as
-// it is. Horner's scheme on the fraction.
+constexpr bool bounds_are_free = false;
 template <int Count>
-SCAN_INLINE void exp2(const V (&exponent)[Count], const V* error, V (&p)[Count]) {
-  V z[Count], f[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = at_most(127.99999f, at_least(-126.0f, exponent[i]));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) f[i] = error ? fraction(z[i]) + error[i] : fraction(z[i]);
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(all(1.8671314779e-3f), f[i], all(9.0170246603e-3f));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(5.5799920425e-2f));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(2.4016444655e-1f));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(6.9315131237e-1f));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = fma(p[i], f[i], all(1.0f));
-  SCAN_UNROLL for (int i = 0; i < Count; i++) p[i] = scale(p[i], z[i]);
+SCAN_INLINE void exp2(const V (&exponent)[Count], const V* error, V (&result)[Count]) {
+  V z[Count];
+  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = at_most(largest_exponent, at_least(-largest_exponent, exponent[i]));
+  exp2_bounded(z, error, result);
 }
 #endif
 
-// 2^(x * rate) for the rates of several states.
-template <int Count>
-SCAN_INLINE void powers(V x, const float* rates, V (&result)[Count]) {
+// 2^(x * rate) for several arguments, or several rates; Bounded: none of the products exceeds largest_exponent.
+template <bool Bounded, int Count>
+SCAN_INLINE void powers(const V (&x)[Count], const float* rates, V (&result)[Count]) {
   V z[Count];
-  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = x * load(rates + W * i);
-  exp2(z, nullptr, result);
+  SCAN_UNROLL for (int i = 0; i < Count; i++) z[i] = x[i] * load(rates + W * i);
+  if constexpr (Bounded) {
+    exp2_bounded(z, nullptr, result);
+  } else {
+    exp2(z, nullptr, result);
+  }
 }
 
 // e^-|x|, with the rounding error of the product with log2(e) put back into the exponent.
@@ -334,11 +382,18 @@ template <int Count>
 SCAN_INLINE void exp_of_minus_absolute(const V (&x)[Count], V (&w)[Count]) {
   V z[Count], error[Count];
   SCAN_UNROLL for (int i = 0; i < Count; i++) {
-    const V f = at_most(120.0f, absolute(x[i]));
+    const V f = at_most(87.0f, absolute(x[i]));
+#if SCAN_FUSES
     z[i] = f * all(-log2_e);
     error[i] = fma(f, all(-1.9259629911e-8f), fma(f, all(-log2_e), zero() - z[i]));  // with what float leaves of log2(e)
+#else
+    // Without fused products that error is not to be had: take off whole multiples of ln 2, in a part whose products are exact and the rest.
+    const V units = all(1.5f * (1 << 23)), whole = (f * all(log2_e) + units) - units;
+    z[i] = zero() - whole;
+    error[i] = ((f - whole * all(0.693145751953125f)) - whole * all(1.42860682e-6f)) * all(-log2_e);
+#endif
   }
-  exp2(z, error, w);
+  exp2_bounded(z, error, w);
 }
 
 // log(1 + e^x) from w = e^-|x|: log(1 + w) / w is a polynomial on [0, 1], relative error 3.3e-8 before rounding.

@@ -50,15 +50,22 @@ class Complexity:
 
 
 class _ScanFlops:
-    """Counts scans, and adds up what the papers' rule gives."""
+    """Counts scans apart from the products that make their steps, and adds up what the papers' rule gives."""
 
     def __init__(self) -> None:
-        self.published_macs = 0
+        self.total = self.published_macs = 0
 
     def __call__(self, u_shape: Any, delta_shape: Any, A_shape: Any, *_: Any, **__: Any) -> int:
         updates, states = math.prod(delta_shape), A_shape[-1]
         self.published_macs += updates * (9 * states + 1)
-        return 2 * SCAN_MACS_PER_STATE * updates * states
+        self.total += 2 * SCAN_MACS_PER_STATE * updates * states
+        return 0
+
+    def low_rank(self, u_shape: Any, low_rank_shape: Any, weight_shape: Any, A_shape: Any, *_: Any, **__: Any) -> int:
+        """As of a scan whose steps are made inside the kernel, by as many products as a matrix would take."""
+        groups, rank, channels = weight_shape
+        steps_shape = (*low_rank_shape[:2], groups, channels)
+        return self(u_shape, steps_shape, A_shape) + 2 * math.prod(steps_shape) * rank
 
 
 def _depthwise_flops(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -95,6 +102,7 @@ class _ActivationCounter(torch.utils._python_dispatch.TorchDispatchMode):
             torch.ops.eqmambair.depthwise_conv,
             torch.ops.eqmambair.group_linear,
             torch.ops.eqmambair.fused_linear,
+            torch.ops.eqmambair.low_rank_scan,  # whose result is as large as the steps that it makes
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
         }
     )
@@ -142,14 +150,14 @@ def complexity_of_sizes(model: nn.Module, shape: Sequence[int]) -> Complexity | 
 
 @torch.no_grad()
 def _counted(model: nn.Module, run: Callable[[], object]) -> Complexity:
-    scan = torch.ops.eqmambair.selective_scan_forward
     training = model.training
     model.eval()
     group_linear, scans, memory = _GroupLinearFlops(), _ScanFlops(), PeakMemory()
     ops = torch.ops.eqmambair
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which older releases of torch do not count
     linears = dict.fromkeys((ops.group_linear, ops.fused_linear), group_linear)
-    mapping = {scan: scans, ops.depthwise_conv: _depthwise_flops, attention: _attention_flops, **linears}
+    by_scan = {ops.selective_scan_forward: scans, ops.low_rank_scan: scans.low_rank}
+    mapping = {**by_scan, ops.depthwise_conv: _depthwise_flops, attention: _attention_flops, **linears}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     activations = _ActivationCounter()
     try:
@@ -157,12 +165,11 @@ def _counted(model: nn.Module, run: Callable[[], object]) -> Complexity:
             run()
     finally:
         model.train(training)
-    scan_flops = sum(flops for operator, flops in counter.get_flop_counts()["Global"].items() if "selective_scan" in str(operator))
     return Complexity(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        dense_macs=(counter.get_total_flops() - scan_flops) // 2,
-        fourier_macs=(counter.get_total_flops() - scan_flops - group_linear.saved) // 2,
-        scan_macs=scan_flops // 2,
+        dense_macs=counter.get_total_flops() // 2,
+        fourier_macs=(counter.get_total_flops() - group_linear.saved) // 2,
+        scan_macs=scans.total // 2,
         published_scan_macs=scans.published_macs,
         activations=activations.total,
         peak_bytes=memory.peak,

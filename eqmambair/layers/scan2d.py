@@ -17,7 +17,7 @@ from eqmambair.layers.depthwise import DepthwiseConv2d
 from eqmambair.layers.linear import GroupLinear, OrientationLinear
 from eqmambair.layers.norm import FieldLayerNorm
 from eqmambair.layers.views import channels_first_axis, channels_last_axis, divide_exactly, positive_width
-from eqmambair.ops import selective_scan
+from eqmambair.ops import low_rank_scan, selective_scan, takes_low_rank
 
 
 def step_rank(embed_dim: int) -> int:
@@ -86,8 +86,11 @@ class CrossScan2d(nn.Module):
         u = features.flatten(1, 2)  # (b, l, d)
         mixed = self.x_proj(u).unflatten(-1, (self.paths, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
-        delta = torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj)
-        y = selective_scan(u.unsqueeze(2), delta, -self.A_log.exp(), B, C, self.D, self.delta_bias, order)
+        scanned = (-self.A_log.exp(), B, C, self.D, self.delta_bias, order)
+        if takes_low_rank(u, self.rank):
+            y = low_rank_scan(u.unsqueeze(2), low_rank, self.dt_proj.mT, *scanned)
+        else:
+            y = selective_scan(u.unsqueeze(2), torch.einsum("blgr,gdr->blgd", low_rank, self.dt_proj), *scanned)
         y = self.out_norm(y.sum(2).unflatten(1, features.shape[1:3]))
         if self.gate_proj is not None:
             y = y * F.silu(self.gate_proj(channels_last_axis(x)))
@@ -161,11 +164,14 @@ class GroupScan2d(nn.Module):
         u = features.flatten(1, 2)  # (b, l, t*d)
         mixed = self.x_proj(u).unflatten(-1, (t, -1))
         low_rank, B, C = mixed.split([self.rank, self.states, self.states], dim=-1)
-        delta = self.dt_proj(low_rank.flatten(2))
-        y = selective_scan(
-            u.unflatten(-1, (t, -1)), delta.unflatten(-1, (t, -1)), (-self.A_log.exp()).expand(t, -1, -1), B, C,
-            self.D.expand(t, -1), self.delta_bias.expand(t, -1), order,
-        )  # fmt: skip
+        low_rank, tokens = low_rank.flatten(2), u.unflatten(-1, (t, -1))
+        decay = (-self.A_log.exp()).expand(t, -1, -1)
+        scanned = (decay, B, C, self.D.expand(t, -1), self.delta_bias.expand(t, -1), order)
+        if isinstance(self.dt_proj, GroupLinear) and takes_low_rank(u, t * self.rank):
+            to_steps = self.dt_proj.plain_weight().unflatten(0, (t, -1)).mT
+            y = low_rank_scan(tokens, low_rank.unsqueeze(2), to_steps, *scanned)
+        else:
+            y = selective_scan(tokens, self.dt_proj(low_rank).unflatten(-1, (t, -1)), *scanned)
         y = y.flatten(2).unflatten(1, features.shape[1:3])
         out_norm: nn.Module | None = self.out_norm
         if self.gate_proj is not None and self.mix_proj is not None:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-_OPTIMISE = ["-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w"]
+OPTIMISE = ["-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"]
 # The kernels are compiled once for each of these and chosen when the library is loaded.
 _X86_SETS = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mprfchw"],
@@ -88,8 +88,8 @@ def build_cpu(target: Path) -> None:
     """Make the CPU library at ``target``. Raises BuildError."""
     cxx = _compiler_or_error()
     sets = _X86_SETS if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": []}
-    jobs = [(source, [*_OPTIMISE, *flags, "-std=c++17"], name) for source in _CPU_KERNELS for name, flags in sets.items()]
-    jobs += [(source, [*_OPTIMISE, "-std=c++17"], "once") for source in _CPU_ONCE]
+    jobs = [(source, [*OPTIMISE, *flags, "-std=c++17"], name) for source in _CPU_KERNELS for name, flags in sets.items()]
+    jobs += [(source, [*OPTIMISE, "-std=c++17"], "once") for source in _CPU_ONCE]
     jobs += [(source, [*_torch_compile_flags(), *_openmp()], "torch") for source in _CPU_BINDINGS]
     _build(target, [(source, name, [cxx, *flags]) for source, flags, name in jobs], [cxx, "-shared", *_openmp()], ["torch_cpu", "c10"])
 

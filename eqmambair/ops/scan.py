@@ -79,7 +79,7 @@ def _selective_scan(
     order: Tensor | None = None,
     delta_softplus: bool = True,
 ) -> Tensor:
-    _check(u, delta, A, B, C, D, delta_bias, order)
+    check_inputs(u, delta, A, B, C, D, delta_bias, order)
     state_type = torch.float64 if u.dtype == torch.float64 else torch.float32
     A = A.to(state_type)
     D = None if D is None else D.to(state_type)
@@ -90,9 +90,10 @@ def _selective_scan(
     return y
 
 
-def _check(
+def check_inputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, order: Tensor | None
 ) -> None:
+    """Raise ValueError or TypeError unless these are what `selective_scan` takes; whether order is a permutation is not looked at."""
     if delta.ndim != 4:
         raise ValueError(f"selective_scan: delta must be (b, l, g, d), not of shape {tuple(delta.shape)}")
     if A.ndim != 3:

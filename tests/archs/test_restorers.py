@@ -9,7 +9,8 @@ from eqmambair.analysis.complexity import complexity
 from eqmambair.analysis.equivariance import equivariance_error
 from eqmambair.groups import group
 from eqmambair.layers import fused as fused_layers
-from eqmambair.ops import backend, fused_linear
+from eqmambair.layers import scan2d
+from eqmambair.ops import backend, fused_linear, low_rank_scan
 
 LIGHT = {"embed_dim": 60, "depths": [6] * 4, "d_state": 10, "mlp_ratio": 1.2, "upsampler": "pixelshuffledirect"}
 CLASSIC = {"embed_dim": 180, "depths": [6] * 6, "d_state": 16, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
@@ -158,16 +159,19 @@ def test_folded_network_gives_the_same_output_with_plain_layers(group_name, upsa
 
 @pytest.mark.parametrize("kind", ["EQMambaIR", "MambaIR"])
 def test_inference_fuses_group_layers_without_changing_the_output(kind, monkeypatch):
-    calls = []
+    calls, scans = [], []
+    monkeypatch.setattr(scan2d, "low_rank_scan", lambda *args: scans.append(args) or low_rank_scan(*args))
     monkeypatch.setattr(fused_layers, "fused_linear", lambda *args, **around: calls.append(around) or fused_linear(*args, **around))
     network = shaken(build_network({"type": kind, **SMALL, "upsampler": "pixelshuffledirect", "upscale": 2}))
     image = torch.rand(2, 3, 9, 12)
     layer_by_layer = network(image)
     assert layer_by_layer.requires_grad
     assert not calls
+    assert not scans
     with torch.no_grad():
         fused = network(image)
     assert bool(calls) == (kind == "EQMambaIR" and backend("cpu") == "cpu")
+    assert bool(scans) == (backend("cpu") == "cpu")
     torch.testing.assert_close(fused, layer_by_layer.detach(), rtol=1e-5, atol=1e-5)
 
 
