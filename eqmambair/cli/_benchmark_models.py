@@ -6,6 +6,7 @@ Every network lives in a process of its own, and the processes take turns, so th
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import resource
 import statistics
 import time
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from eqmambair.analysis.complexity import complexity
 from eqmambair.archs import build_network
+from eqmambair.cli._scans import Arguments, token_loop
 from eqmambair.cli._sizes import at_least
 from eqmambair.errors import UserError
+from eqmambair.layers import scan2d
 from eqmambair.layers.fold import fold
 from eqmambair.layers.linear import GroupLinear
 from eqmambair.memory import keep_freed_memory
@@ -28,12 +31,16 @@ from eqmambair.ops import backend
 
 _LIGHT = {"upscale": 2, "embed_dim": 60, "depths": [6] * 4, "d_state": 10, "mlp_ratio": 1.2, "upsampler": "pixelshuffledirect"}
 _SMALL = {"upscale": 2, "embed_dim": 32, "depths": [2, 2], "d_state": 8, "mlp_ratio": 1.25, "upsampler": "pixelshuffledirect"}
+_LOOP = "_loop"
 NETWORKS: dict[str, dict[str, Any]] = {
     "eq_mambair_light": {"type": "EQMambaIR", **_LIGHT},
     "mambair_light": {"type": "MambaIR", **_LIGHT},
     "swinir_light": {"type": "SwinIR"},
     "eq_mambair_small": {"type": "EQMambaIR", **_SMALL},
     "mambair_small": {"type": "MambaIR", **_SMALL},
+    # The same with a Python step for each token: see `_loop_over_tokens`. Group filters are made anew at each call.
+    "eq_mambair_light_loop": {"type": "EQMambaIR", **_LIGHT},
+    "eq_mambair_small_loop": {"type": "EQMambaIR", **_SMALL},
 }
 
 
@@ -54,6 +61,12 @@ def _has_spandrel() -> bool:
     return importlib.util.find_spec("spandrel") is not None
 
 
+def _loop_over_tokens() -> None:
+    """From here on this process scans with a Python step for each token, and computes everything else in plain torch."""
+    os.environ["EQMAMBAIR_BACKEND"] = "torch"
+    scan2d.selective_scan = lambda *arguments: token_loop(Arguments(*arguments))  # type: ignore[assignment]
+
+
 def _build(name: str) -> nn.Module:
     torch.manual_seed(0)
     options = NETWORKS[name]
@@ -69,13 +82,15 @@ def _build(name: str) -> nn.Module:
     )  # fmt: skip
 
 
-def _inference(network: nn.Module, x: Tensor) -> Callable[[], object]:
-    by_kernels = x.device.type == "cpu" and backend("cpu") == "cpu"
-    folded = fold(network, keep=(GroupLinear,) if by_kernels else ())
+def _folded(network: nn.Module, device: str) -> nn.Module:
+    by_kernels = device == "cpu" and backend("cpu") == "cpu"
+    return fold(network, keep=(GroupLinear,) if by_kernels else ())
 
+
+def _inference(network: nn.Module, x: Tensor) -> Callable[[], object]:
     @torch.inference_mode()
     def run() -> Tensor:
-        return folded(x)
+        return network(x)
 
     return run
 
@@ -99,7 +114,12 @@ def _serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
         keep_freed_memory()
         if options.threads:
             torch.set_num_threads(options.threads)
+        loops = name.endswith(_LOOP)
+        if loops:
+            _loop_over_tokens()
         network = _build(name).to(options.device).eval()
+        if not (loops or options.train):
+            network = _folded(network, options.device)
         idle = _memory(options.device)
         calls: dict[int, Callable[[], object]] = {}
         while (size := pipe.recv()) is not None:
@@ -147,7 +167,7 @@ def bench_models(options: argparse.Namespace) -> dict[str, Any]:
         workers[name] = (process, here)
     what = "training step, 4 patches" if options.train else "inference"
     print(f"{what} on {options.device}, float32, x2; the fastest of {options.rounds}; memory above that of the idle process")
-    print(f"{'network':<18}{'input':>10}{'seconds':>10}{'median':>10}{'us/pixel':>10}{'peak MiB':>10}{'faults':>10}{'GMACs':>10}")
+    print(f"{'network':<28}{'input':>10}{'seconds':>10}{'median':>10}{'us/pixel':>10}{'peak MiB':>10}{'faults':>10}{'GMACs':>10}")
     rows = []
     try:
         for size in sorted(options.sizes):
@@ -186,7 +206,10 @@ def _ask(pipe: Connection, name: str, size: int) -> dict[str, float]:
 def _row(name: str, size: int, figures: Sequence[dict[str, float]], train: bool) -> dict[str, Any]:
     fastest, last = min(each["seconds"] for each in figures), figures[-1]
     pixels = size * size * (4 if train else 1)
-    macs = complexity(_build(name), torch.rand(1, 3, size, size)).fourier_macs if size <= 64 else None
+    macs = None
+    if size <= 64:
+        counted = complexity(_build(name), torch.rand(1, 3, size, size))
+        macs = counted.dense_macs if name.endswith(_LOOP) else counted.fourier_macs
     row = {
         "network": name,
         "size": size,
@@ -201,7 +224,7 @@ def _row(name: str, size: int, figures: Sequence[dict[str, float]], train: bool)
     }
     cells = [f"{fastest:>10.3f}{row['median_seconds']:>10.3f}{row['microseconds_per_pixel']:>10.2f}{last['peak_mib']:>10.0f}"]
     cells.append(f"{last['faults']:>10.0f}" + (f"{macs / 1e9:>10.2f}" if macs else f"{'':>10}"))
-    print(f"{name:<18}{f'{size}x{size}':>10}{''.join(cells)}", flush=True)
+    print(f"{name:<28}{f'{size}x{size}':>10}{''.join(cells)}", flush=True)
     return row
 
 
