@@ -17,6 +17,7 @@ from eqmambair.models import Model, find_model
 from eqmambair.models.specs import nearest
 
 _SHOWN = 5
+_MOST_OF_THE_START = 0.05  # of averaged weights: 8% cost 6 dB of PSNR
 _DEBUG = {  # the most that a debug run has, and whether the key is set where a file leaves it out
     ("train", "total_iter"): (16, False),
     ("train", "warmup_iter"): (8, False),
@@ -43,7 +44,7 @@ def load_options(
         debug: make it a short run under a name of its own.
 
     Returns:
-        The options, and one warning for each key that means nothing here.
+        The options, and one warning for each key that means nothing here, or will hardly do what it is for.
 
     Raises:
         UserError: names file, line and key of what is wrong.
@@ -56,7 +57,19 @@ def load_options(
         _shorten(source.data)
     options = parse_options(source, command)
     options.set_root(Path(root) if root is not None else project_root())
+    trained_before = options.path.pretrain_network_g is not None and options.path.strict_load_g
+    if options.train is not None and not debug and not trained_before:
+        warnings.extend(_slow_average(options.train))
     return options, warnings
+
+
+def _slow_average(train: TrainOptions) -> Iterator[str]:
+    left = train.ema_decay**train.total_iter
+    if left > _MOST_OF_THE_START:
+        yield (
+            f"train.ema_decay is {train.ema_decay:g}: after {train.total_iter} steps {left:.1%} of the average is still the network as it "
+            "began; a smaller decay or more steps avoid that"
+        )
 
 
 def project_root() -> Path:

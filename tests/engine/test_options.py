@@ -196,6 +196,7 @@ def test_keys_without_effect_give_one_warning_each(tmp_path: Path) -> None:
         "rank": 0,
         "print_network": False,
         "use_static_graph": True,
+        "train__ema_decay": 0.0,
     }
     _, warnings = load_options(write_options(tmp_path, **changes))
     assert len(warnings) == 7
@@ -228,3 +229,18 @@ def test_schema_is_json_and_knows_the_losses() -> None:
 
 def test_options_of_the_tiny_run_are_right(tmp_path: Path) -> None:
     assert load_options(write_options(tmp_path))[0].name == tiny_options(tmp_path)["name"]
+
+
+def test_an_average_that_still_holds_the_initial_weights_is_told(tmp_path: Path) -> None:
+    for steps, told in ((2500, True), (10000, False)):
+        changes = {"train__ema_decay": 0.999, "train__total_iter": steps, "train__scheduler": {"type": "Constant"}}
+        _, warnings = load_options(write_options(tmp_path, **changes))
+        assert any("8.2% of the average" in each for each in warnings) is told
+
+
+def test_an_average_that_still_holds_trained_weights_is_nothing_to_tell(tmp_path: Path) -> None:
+    changes = {"train__ema_decay": 0.999, "train__total_iter": 2500, "train__scheduler": {"type": "Constant"}}
+    for strict in (True, False):
+        path = {"path__pretrain_network_g": "trained.safetensors", "path__strict_load_g": strict}
+        _, warnings = load_options(write_options(tmp_path, **changes, **path))
+        assert any("of the average" in each for each in warnings) is not strict
