@@ -86,7 +86,7 @@ class _Unwanted(Exception):
 
 
 class Workshop:
-    """The networks of the page, loaded at first use, and its jobs, done one after the other.
+    """The networks of the page, loaded at first use, and its jobs, done one after the other, in the order in which they came.
 
     Args:
         models: by the name that the page shows.
@@ -99,7 +99,8 @@ class Workshop:
         self._restorers: dict[str, Restorer] = {}
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
-        self._turn, self._guard = threading.Lock(), threading.Lock()
+        self._guard = threading.Lock()
+        self._last: threading.Thread | None = None
 
     def model(self, name: str, tile: int | None = None) -> Restorer:
         """The network of a name, ready to restore.
@@ -198,23 +199,25 @@ class Workshop:
             self._jobs[number] = job
             for old in [key for key, each in self._jobs.items() if each.state in _ENDED][:-_KEPT_JOBS]:
                 del self._jobs[old]
-        threading.Thread(target=self._run, args=(job, work), daemon=True).start()
+            self._last = threading.Thread(target=self._run, args=(job, work, self._last), daemon=True)
+            self._last.start()
         return number
 
-    def _run(self, job: Job, work: Callable[[Job], None]) -> None:
-        with self._turn:
-            job.state = "working"
-            try:
-                job.count(0, 0)
-                work(job)
-                job.state = "done"
-            except _Unwanted:
-                job.state = "stopped"
-            except UserError as error:
-                job.error, job.state = str(error), "failed"
-            except Exception as error:  # the page has to say that nothing more will come
-                job.error, job.state = f"{type(error).__name__}: {error}".splitlines()[0], "failed"
-                raise
+    def _run(self, job: Job, work: Callable[[Job], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        job.state = "working"
+        try:
+            job.count(0, 0)
+            work(job)
+            job.state = "done"
+        except _Unwanted:
+            job.state = "stopped"
+        except UserError as error:
+            job.error, job.state = str(error), "failed"
+        except Exception as error:  # the page has to say that nothing more will come
+            job.error, job.state = f"{type(error).__name__}: {error}".splitlines()[0], "failed"
+            raise
 
     def _restore(self, job: Job, image: Image, model: str, tile: int | None) -> None:
         restorer = self.model(model, tile)

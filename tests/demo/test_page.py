@@ -172,8 +172,10 @@ def test_a_fifth_picture_does_not_wait(server, held):
     assert [status for status, _ in answers] == [200] * 4 + [400]
     assert "too many pictures wait already" in answers[4][1]["error"]
     held.set()
-    while server.workshop.job(answers[3][1]["job"]).state != "done":
+    jobs = [server.workshop.job(content["job"]) for _, content in answers[:4]]
+    while jobs[3].state != "done":
         time.sleep(0.05)
+    assert [job.state for job in jobs] == ["done"] * 4  # none overtakes another
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "+5", "\u00b2", ""])
