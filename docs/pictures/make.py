@@ -18,6 +18,6 @@ if __name__ == "__main__":
     truth = np.ascontiguousarray(data.chelsea()[40:280, 80:320])
     small = downscale(truth, 2)
     write_image(HERE / "cat.png", small)
-    bicubic, restored = upscale(small, 2), Restorer(load_trained(find_model("eq_mambair_medium_x2")))(small)
-    panels = [("bicubic x2", bicubic), ("EQ-MambaIR x2, 74,428 parameters", restored), ("original", truth)]
+    bicubic, restored = upscale(small, 2), Restorer(load_trained(find_model("eq_mambair_deep_x2")))(small)
+    panels = [("bicubic x2", bicubic), ("EQ-MambaIR x2, 101,058 parameters", restored), ("original", truth)]
     write_image(HERE / "restored.jpg", comparison(panels, telling_box(bicubic, restored, truth, SIDE), SIDE))

@@ -18,7 +18,7 @@ from eqmambair.errors import UserError
 from eqmambair.inference.tiling import Progress
 from eqmambair.video import VIDEO_EXTENSIONS, WRITTEN_EXTENSIONS, expand_pattern, is_pattern
 
-DEFAULT_MODEL = "eq_mambair_medium_x2"  # comes with the package
+DEFAULT_MODEL = "eq_mambair_deep_x2"  # comes with the package
 
 
 @dataclass

@@ -284,8 +284,8 @@ def test_wrong_use_is_one_clear_error(tmp_path, weights_x2, arguments, said):
 def test_without_a_network_the_bundled_one_enlarges_by_two(tmp_path, capsys):
     write_image(tmp_path / "a.png", picture(6, 5))
     assert command("-i", tmp_path / "a.png", "-o", tmp_path / "bundled") == 0
-    assert "eq_mambair_medium_x2; --model, --weights or --opt names another" in capsys.readouterr().out
-    assert command("-i", tmp_path / "a.png", "-o", tmp_path / "named", "--model", "eq_mambair_medium_x2") == 0
+    assert "eq_mambair_deep_x2; --model, --weights or --opt names another" in capsys.readouterr().out
+    assert command("-i", tmp_path / "a.png", "-o", tmp_path / "named", "--model", "eq_mambair_deep_x2") == 0
     assert capsys.readouterr().out.startswith("1 restored")
     first, second = (read_image(tmp_path / folder / "a.png") for folder in ("bundled", "named"))
     assert first.shape[:2] == (12, 10)
